@@ -1,0 +1,112 @@
+"""Points and the edges between them: all that layers know of neighbours, masks, batches and adjacency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Table:
+    """Ragged groups as a rectangle: row g lists the members of group g, then padding.
+
+    `index` is None when every group has `columns` members in a row, so that the rectangle is a view.
+    """
+
+    rows: int
+    columns: int
+    index: Int[Tensor, "rows columns"] | None = None
+    mask: Bool[Tensor, "rows columns"] | None = None
+
+    @classmethod
+    def from_groups(cls, group: Int[Tensor, " members"], groups: int) -> Table:
+        """Of members sorted by group."""
+        sizes = torch.bincount(group, minlength=groups)
+        columns = int(sizes.max()) if groups else 0
+        if columns * groups == group.numel():
+            return cls(groups, columns)
+        first = sizes.cumsum(0) - sizes
+        column = torch.arange(columns, device=group.device)
+        mask = column < sizes[:, None]
+        return cls(groups, columns, torch.where(mask, first[:, None] + column, 0), mask)
+
+    def spread(self, members: Float[Tensor, "members *rest"]) -> Float[Tensor, "rows columns *rest"]:
+        """Members in their places; the padding holds copies of member 0, to be masked."""
+        if self.index is None:
+            return members.unflatten(0, (self.rows, self.columns))
+        return members.index_select(0, self.index.flatten()).unflatten(0, (self.rows, self.columns))
+
+    def gather(self, spread: Float[Tensor, "rows columns *rest"]) -> Float[Tensor, "members *rest"]:
+        """The inverse of :meth:`spread`."""
+        if self.mask is None:
+            return spread.flatten(0, 1)
+        return spread.flatten(0, 1).index_select(0, self.mask.flatten().nonzero().squeeze(1))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Real points only, flat, and directed edges sender → receiver, sorted by receiver.
+
+    The floating-point fields may carry gradients: :meth:`tensors` and :meth:`with_tensors` take them out and put
+    others in, for code that differentiates by hand.
+    """
+
+    senders: Int[Tensor, " edges"]
+    receivers: Int[Tensor, " edges"]
+    neighbours: Table
+    structures: Table
+    envelope: Float[Tensor, " edges"]
+    edge_embedding: Float[Tensor, "edges hidden"]
+    wigner: tuple[Float[Tensor, "edges order order"], ...]
+
+    def add_ends(
+        self, sender: Float[Tensor, "points width"], receiver: Float[Tensor, "points width"]
+    ) -> Float[Tensor, "edges width"]:
+        """The sum of a feature of the sender and one of the receiver, for every edge."""
+        gathered = sender.index_select(0, self.senders)
+        if self.neighbours.index is None:
+            return (self.neighbours.spread(gathered) + receiver[:, None]).flatten(0, 1)
+        return gathered + receiver.index_select(0, self.receivers)
+
+    def softmax(
+        self,
+        logits: Float[Tensor, "points slots heads"],
+        self_logits: Float[Tensor, "points heads"] | None,
+    ) -> tuple[Float[Tensor, "points heads slots"], Float[Tensor, "points heads"] | None]:
+        r"""Attention weights over the edges of each receiver, and over its self slot where there is one,
+
+        .. math:: \alpha_{ij} = u_{ij}\,\frac{u_{ij} e^{s_{ij}}}{e^{s_{ii}} + \sum_k u_{ik} e^{s_{ik}}}.
+
+        The envelope u enters twice: inside, so that a neighbour leaves the sum smoothly, and outside, so that an
+        only neighbour does too. Points without edges and without self slot get no weights but zero.
+        """
+        envelope = self.neighbours.spread(self.envelope)[:, None].to(logits.dtype)
+        tiny = torch.finfo(logits.dtype).tiny
+        logits = logits.mT + envelope.clamp(min=tiny).log()
+        if self.neighbours.mask is not None:
+            logits = logits.masked_fill(~self.neighbours.mask[:, None], torch.finfo(logits.dtype).min)
+            envelope = envelope * self.neighbours.mask[:, None]
+        if self_logits is None:
+            return logits.softmax(-1) * envelope, None
+        weights = torch.cat((self_logits[:, :, None], logits), dim=-1).softmax(-1)
+        own, others = weights.split([1, weights.shape[-1] - 1], dim=-1)
+        return others * envelope, own.squeeze(-1)
+
+    def sum_structures(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "structures width"]:
+        """Sum over the points of each structure."""
+        spread = self.structures.spread(x)
+        if self.structures.mask is not None:
+            spread = spread * self.structures.mask[:, :, None]
+        return spread.sum(1)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that may carry gradients."""
+        return (self.envelope, self.edge_embedding, *self.wigner)
+
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> Graph:
+        """A graph that has these instead, in the order of :meth:`tensors`."""
+        envelope, edge_embedding, *wigner = tensors
+        return replace(self, envelope=envelope, edge_embedding=edge_embedding, wigner=tuple(wigner))

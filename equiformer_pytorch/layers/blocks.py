@@ -1,0 +1,64 @@
+"""Stacks of blocks, each an attention and a feed-forward with residual connections."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.layers.reversible import reversible_blocks
+
+Weights = list[list[Float[Tensor, "points heads slots"]]]
+
+
+class SequentialBlocks(nn.Module):
+    r""":math:`x \leftarrow x + f(x)`, :math:`x \leftarrow x + g(x)` for the (attention f, feed-forward g) of each block.
+
+    A block may read out fewer degrees than it takes in; those of its input that it leaves out are dropped.
+    """
+
+    def __init__(self, blocks: list[tuple[nn.Module, nn.Module]]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
+
+    def forward(
+        self, x: Float[Tensor, "points width"], graph: Graph, weights: Weights | None = None
+    ) -> Float[Tensor, "points width_out"]:
+        """`weights`, where given, is filled with the attention weights of each layer and degree."""
+        for attention, feed_forward in self.blocks:
+            y, layer_weights = attention(x, graph)
+            if weights is not None:
+                weights.append(layer_weights)
+            x = x[:, : y.shape[-1]] + y
+            x = x + feed_forward(x)
+        return x
+
+
+class ReversibleBlocks(nn.Module):
+    r"""Two streams, both started with x and averaged at the end (Gomez et al. 2017, section 3.1):
+    :math:`y_1 = x_1 + f(x_2)`, :math:`y_2 = x_2 + g(y_1)`.
+
+    The inputs of a block follow from its outputs, so that the backward pass recomputes them and activation memory
+    does not grow with depth. A last block that drops degrees cannot be inverted and keeps its activations.
+    """
+
+    def __init__(self, blocks: list[tuple[nn.Module, nn.Module]]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
+
+    def forward(
+        self, x: Float[Tensor, "points width"], graph: Graph, weights: Weights | None = None
+    ) -> Float[Tensor, "points width_out"]:
+        """As :meth:`SequentialBlocks.forward`."""
+        blocks = list(self.blocks)
+        invertible = [b for b in blocks if len(b[0].fiber_out) == len(b[0].fiber)]
+        x1, x2 = reversible_blocks(invertible, x, graph, weights)
+        for attention, feed_forward in blocks[len(invertible) :]:
+            y, layer_weights = attention(x2, graph)
+            if weights is not None:
+                weights.append(layer_weights)
+            width = y.shape[-1]
+            x1 = x1[:, :width] + y
+            x2 = x2[:, :width] + feed_forward(x1)
+        return (x1 + x2) / 2

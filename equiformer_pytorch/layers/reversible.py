@@ -1,0 +1,127 @@
+"""The reversible pass: forward without a graph, backward by inverting block after block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from equiformer_pytorch.graph import Graph
+
+
+def reversible_blocks(
+    blocks: Sequence[nn.ModuleList], x: Float[Tensor, "points width"], graph: Graph, weights: list | None
+) -> tuple[Float[Tensor, "points width"], Float[Tensor, "points width"]]:
+    """The two streams after the (attention, feed-forward) blocks, with first-order gradients for the input, the
+    graph's tensors and every parameter. Differentiating those gradients again is an error."""
+    if not blocks:
+        return x, x
+    parameters = [p for block in blocks for layer in block for p in layer.parameters()]
+    return _Reversible.apply(blocks, graph, weights, x, *graph.tensors(), *parameters)
+
+
+class _Reversible(torch.autograd.Function):
+    """Takes every tensor that the blocks read as an argument, and returns a gradient for each."""
+
+    @staticmethod
+    def forward(blocks: Sequence[nn.ModuleList], graph: Graph, weights: list | None, x: Tensor, *tensors: Tensor):
+        graph, parameters = _unpack(blocks, graph, tensors)
+        x1 = x2 = x
+        for (attention, feed_forward), (for_attention, for_feed_forward) in zip(blocks, parameters, strict=True):
+            y, layer_weights = functional_call(attention, for_attention, (x2, graph))
+            x1 = x1 + y
+            x2 = x2 + functional_call(feed_forward, for_feed_forward, (x1,))
+            if weights is not None:
+                weights.append(layer_weights)
+        return x1, x2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        ctx.blocks, ctx.graph, _, x, *tensors = inputs
+        device = x.device.type
+        ctx.autocast = {
+            "device_type": device,
+            "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+        }
+        ctx.save_for_backward(*output, x, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, dy1: Tensor, dy2: Tensor):
+        y1, y2, x, *tensors = ctx.saved_tensors
+        wanted = [t for t, need in zip(tensors, ctx.needs_input_grad[4:], strict=True) if need]
+        leaves = {id(t): t.detach().requires_grad_(need) for t, need in zip(tensors, ctx.needs_input_grad[4:])}
+        graph, parameters = _unpack(ctx.blocks, ctx.graph, [leaves[id(t)] for t in tensors])
+        edge_leaves = [t for t in graph.tensors() if t.requires_grad]
+        sums: dict[int, Tensor] = {}
+        dy1, dy2, y1, y2 = dy1.detach(), dy2.detach(), y1.detach(), y2.detach()
+
+        with torch.autocast(**ctx.autocast):
+            for block, (for_attention, for_feed_forward) in zip(
+                reversed(ctx.blocks), reversed(parameters), strict=True
+            ):
+                attention, feed_forward = block
+                with torch.enable_grad():
+                    inner = y1.requires_grad_()
+                    g = functional_call(feed_forward, for_feed_forward, (inner,))
+                dy1 = dy1 + _pull_back(g, dy2, inner, for_feed_forward.values(), sums)
+                y1 = y1.detach()
+                y2 = y2 - g.detach()
+                with torch.enable_grad():
+                    inner = y2.requires_grad_()
+                    f, _ = functional_call(attention, for_attention, (inner, graph))
+                dy2 = dy2 + _pull_back(f, dy1, inner, [*edge_leaves, *for_attention.values()], sums)
+                y2 = y2.detach()
+                y1 = y1 - f.detach()
+
+        dx = dy1 + dy2 if ctx.needs_input_grad[3] else None
+        gradients = [sums.get(id(leaves[id(t)])) if need else None
+                     for t, need in zip(tensors, ctx.needs_input_grad[4:], strict=True)]
+        if torch.is_grad_enabled():
+            sources = [t for t in (x, *wanted) if t.requires_grad]
+            dx, *gradients = (None if t is None else _RefuseSecondOrder.apply(t, *sources) for t in (dx, *gradients))
+        return (None, None, None, dx, *gradients)
+
+
+def _unpack(
+    blocks: Sequence[nn.ModuleList], graph: Graph, tensors: Sequence[Tensor]
+) -> tuple[Graph, list[tuple[dict[str, Tensor], dict[str, Tensor]]]]:
+    """The graph with the first tensors, and the rest as the parameters, by name, of each block's two layers."""
+    edge_tensors = len(graph.tensors())
+    graph, rest = graph.with_tensors(tuple(tensors[:edge_tensors])), iter(tensors[edge_tensors:])
+    return graph, [tuple({name: next(rest) for name, _ in layer.named_parameters()} for layer in b) for b in blocks]
+
+
+def _pull_back(
+    output: Tensor, gradient: Tensor, inner: Tensor, leaves: Any, sums: dict[int, Tensor]
+) -> Float[Tensor, "points width"]:
+    """Add the gradients of the leaves to `sums`; return that of the input."""
+    leaves = [t for t in leaves if t.requires_grad]
+    first, *rest = torch.autograd.grad(output, [inner, *leaves], gradient.to(output.dtype), allow_unused=True)
+    for leaf, grad in zip(leaves, rest, strict=True):
+        if grad is not None:
+            sums[id(leaf)] = sums[id(leaf)] + grad if id(leaf) in sums else grad
+    return first if first is not None else torch.zeros_like(inner)
+
+
+class _RefuseSecondOrder(torch.autograd.Function):
+    """The identity on a gradient, which cannot itself be differentiated."""
+
+    @staticmethod
+    def forward(gradient: Tensor, *sources: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        raise RuntimeError(
+            "second-order gradients of a model with reversible=True are not available: "
+            "its activations are recomputed, not recorded; build the model with reversible=False"
+        )

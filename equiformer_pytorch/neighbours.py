@@ -1,0 +1,103 @@
+"""Which points attend to which: nearest neighbours, radius, adjacency. Nothing here is differentiated."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from equiformer_pytorch.graph import Table
+
+# Pairs of points that are looked at in one go: bounds the memory of the search.
+PAIRS_AT_ONCE = 2**23
+
+
+@torch.no_grad()
+def find_neighbours(
+    coordinates: Float[Tensor, "points 3"],
+    structures: Table,
+    *,
+    num_neighbors: float,
+    valid_radius: float,
+    graph_distance: Int[Tensor, "structures columns columns"] | None = None,
+    max_sparse_neighbors: float = math.inf,
+) -> tuple[Int[Tensor, " edges"], Int[Tensor, " edges"]]:
+    """Senders and receivers of the edges, sorted by receiver, then sender.
+
+    Without adjacency a point receives from its `num_neighbors` nearest points of the same structure within
+    `valid_radius`. With it (`graph_distance` > 0 for connected points), from those connected points within the
+    radius that come first by graph distance, then by distance, up to `max_sparse_neighbors`, and from the
+    `num_neighbors` nearest of the points that are not connected. Equal distances: the point that comes first wins,
+    so a choice depends on nothing but the structure.
+    """
+    rows, columns = structures.rows, structures.columns
+    device = coordinates.device
+    padded = structures.spread(coordinates)
+    real = structures.mask
+    if real is None:
+        real = torch.ones(rows, columns, dtype=torch.bool, device=device)
+    step = max(1, PAIRS_AT_ONCE // max(1, rows * columns))
+    column = torch.arange(columns, device=device)
+
+    found = []
+    for start in range(0, columns, step):
+        window = slice(start, min(start + step, columns))
+        distance = torch.cdist(padded[:, window], padded, compute_mode="donot_use_mm_for_euclid_dist")
+        allowed = real[:, window, None] & real[:, None] & (column[window, None] != column) & (distance <= valid_radius)
+        if graph_distance is None:
+            chosen = _smallest(distance, allowed, num_neighbors)
+        else:
+            steps = graph_distance[:, window]
+            connected = allowed & (steps > 0)
+            order = steps * (2 * distance.masked_fill(~allowed, 0).amax() + 1).double() + distance
+            chosen = _smallest(order, connected, max_sparse_neighbors)
+            chosen |= _smallest(distance, allowed & (steps == 0), num_neighbors)
+        structure, receiver, sender = chosen.nonzero().unbind(1)
+        found.append(torch.stack((structure, receiver + start, sender)))
+    if not found:
+        empty = torch.zeros(0, dtype=torch.long, device=device)
+        return empty, empty
+    structure, receiver, sender = torch.cat(found, dim=1)
+    if len(found) > 1:
+        order = (structure * columns + receiver).sort(stable=True).indices
+        structure, receiver, sender = structure[order], receiver[order], sender[order]
+
+    position = real.flatten().cumsum(0) - 1
+    return position[structure * columns + sender], position[structure * columns + receiver]
+
+
+def _smallest(
+    key: Float[Tensor, "structures rows columns"], allowed: Bool[Tensor, "structures rows columns"], count: float
+) -> Bool[Tensor, "structures rows columns"]:
+    """In each row the `count` allowed entries with the smallest key; among equal keys the first."""
+    if count >= key.shape[-1]:
+        return allowed
+    if count < 1:
+        return torch.zeros_like(allowed)
+    key = key.masked_fill(~allowed, math.inf)
+    last = key.topk(int(count), dim=-1, largest=False).values[..., -1:]
+    below = key < last
+    equal = (key == last) & allowed
+    room = int(count) - below.sum(-1, keepdim=True)
+    return below | (equal & (equal.cumsum(-1) <= room))
+
+
+def graph_distances(
+    adjacency: Bool[Tensor, "structures points points"], largest: int
+) -> Int[Tensor, "structures points points"]:
+    """Number of steps from each point to each other along `adjacency`, up to `largest`; 0 for itself and beyond."""
+    structures, points, _ = adjacency.shape
+    steps = adjacency.long()
+    itself = torch.eye(points, dtype=torch.bool, device=adjacency.device)
+    steps.masked_fill_(itself, 0)
+    for structure in range(structures):
+        step = steps[structure].float().to_sparse()
+        reached = steps[structure] > 0
+        for degree in range(2, largest + 1):
+            reached_next = torch.sparse.mm(step.t(), reached.float().t()).t() > 0
+            new = reached_next & ~reached & ~itself
+            steps[structure].masked_fill_(new, degree)
+            reached = reached | new
+    return steps

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from equiformer_pytorch import inputs as door
+from equiformer_pytorch import checks
+from equiformer_pytorch.dense import Batch, EdgeFeatures, PointFeatures, steps_between
 from equiformer_pytorch.graph import Graph, Table
 from equiformer_pytorch.layers.attention import L2DistAttention, MLPAttention
 from equiformer_pytorch.layers.attention.base import AttentionConfig
@@ -19,11 +20,11 @@ from equiformer_pytorch.layers.blocks import ReversibleBlocks, SequentialBlocks
 from equiformer_pytorch.layers.edge_frame import EdgeFrame
 from equiformer_pytorch.layers.embedding import NeighbourEmbedding
 from equiformer_pytorch.layers.feedforward import FeedForward
-from equiformer_pytorch.layers.fiber import Fiber, join
+from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.radial import RadialNetwork, envelope
-from equiformer_pytorch.neighbours import find_neighbours, graph_distances
+from equiformer_pytorch.neighbours import find_neighbours
 
 __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", "Return"]
 
@@ -31,7 +32,7 @@ __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", 
 class Return(NamedTuple):
     """Output of :class:`Equiformer`; unpacks into two."""
 
-    type0: Float[Tensor, "..."]
+    type0: Float[Tensor, ...]
     """Invariants (b, n, c), or (b, n) with `reduce_dim_out`."""
     type1: Float[Tensor, "... 3"] | None
     """Vectors (b, n, c, 3), or (b, n, 3) with `reduce_dim_out`; None where only degree 0 is read out."""
@@ -142,14 +143,28 @@ class Equiformer(nn.Module):
             l2_dist_attention = dot_product_attention
         if splits is not None:
             warnings.warn("splits has no effect any more", DeprecationWarning, stacklevel=2)
-        for name, least in (("num_degrees", 1), ("input_degrees", 1), ("depth", 0), ("radial_hidden_dim", 1),
-                            ("num_neighbors", 0), ("max_sparse_neighbors", 0), ("num_tokens", 1),
-                            ("num_positions", 1), ("num_edge_tokens", 1), ("edge_dim", 0), ("adj_dim", 0),
-                            ("num_adj_degrees_embed", 1), ("num_linear_attn_heads", 0), ("radial_mixture", 1),
-                            ("linear_attn_dim_head", 1), ("attn_hidden_dim_mult", 1), ("output_degrees", 1)):
-            door.check_number(name, locals()[name], least)
-        door.check_number("valid_radius", valid_radius, 0, whole=False, exclusive=True)
-        door.check_number("embedding_grad_frac", embedding_grad_frac, 0, whole=False)
+        for name, least in (
+            ("num_degrees", 1),
+            ("input_degrees", 1),
+            ("depth", 0),
+            ("radial_hidden_dim", 1),
+            ("num_neighbors", 0),
+            ("max_sparse_neighbors", 0),
+            ("num_tokens", 1),
+            ("num_positions", 1),
+            ("num_edge_tokens", 1),
+            ("edge_dim", 0),
+            ("adj_dim", 0),
+            ("num_adj_degrees_embed", 1),
+            ("num_linear_attn_heads", 0),
+            ("radial_mixture", 1),
+            ("linear_attn_dim_head", 1),
+            ("attn_hidden_dim_mult", 1),
+            ("output_degrees", 1),
+        ):
+            checks.check_number(name, locals()[name], least)
+        checks.check_number("valid_radius", valid_radius, 0, whole=False, exclusive=True)
+        checks.check_number("embedding_grad_frac", embedding_grad_frac, 0, whole=False)
         if embedding_grad_frac > 1:
             raise ValueError(f"embedding_grad_frac must be at most 1, got {embedding_grad_frac}")
         if num_edge_tokens is not None and not edge_dim:
@@ -159,14 +174,14 @@ class Equiformer(nn.Module):
         if not attend_sparse_neighbors and num_neighbors < 1:
             raise ValueError("num_neighbors must be at least 1 without attend_sparse_neighbors, got 0")
 
-        dim = Fiber(door.per_degree("dim", dim, num_degrees))
+        dim = Fiber(checks.per_degree("dim", dim, num_degrees))
         if dim_in is None:
             if input_degrees > num_degrees:
                 raise ValueError(f"dim_in must be given for input_degrees = {input_degrees} > num_degrees")
             dim_in = dim[:input_degrees]
-        dim_in = Fiber(door.per_degree("dim_in", dim_in, input_degrees))
-        heads = door.per_degree("heads", heads, num_degrees)
-        dim_head = door.per_degree("dim_head", dim_head, num_degrees)
+        dim_in = Fiber(checks.per_degree("dim_in", dim_in, input_degrees))
+        heads = checks.per_degree("heads", heads, num_degrees)
+        dim_head = checks.per_degree("dim_head", dim_head, num_degrees)
         dim_out = dim.keep(output_degrees)
 
         self.dim, self.dim_in, self.num_degrees, self.input_degrees = dim, dim_in, num_degrees, input_degrees
@@ -174,18 +189,11 @@ class Equiformer(nn.Module):
         self.valid_radius, self.num_neighbors = valid_radius, num_neighbors
         self.attend_self, self.attend_sparse_neighbors = attend_self, attend_sparse_neighbors
         self.num_adj_degrees_embed, self.max_sparse_neighbors = num_adj_degrees_embed, max_sparse_neighbors
-        self.embedding_grad_frac, self.num_tokens, self.num_positions = embedding_grad_frac, num_tokens, num_positions
-        self.num_edge_tokens, self.edge_dim = num_edge_tokens, edge_dim or 0
 
-        self.token_emb = _embedding(num_tokens, dim_in[0])
-        self.pos_emb = _embedding(num_positions, dim_in[0])
-        self.edge_emb = nn.Embedding(num_edge_tokens, self.edge_dim) if num_edge_tokens is not None else None
-        self.adj_emb = None
-        if num_adj_degrees_embed is not None and adj_dim > 0:
-            self.adj_emb = nn.Embedding(num_adj_degrees_embed + 1, adj_dim)
-
+        self.point_features = PointFeatures(dim_in, num_tokens, num_positions, embedding_grad_frac)
+        self.edge_features = EdgeFeatures(num_edge_tokens, edge_dim or 0, num_adj_degrees_embed, adj_dim)
         self.edge_frame = EdgeFrame(max(num_degrees, input_degrees) - 1)
-        self.radial = RadialNetwork(self.edge_dim + (adj_dim if self.adj_emb is not None else 0), radial_hidden_dim)
+        self.radial = RadialNetwork(self.edge_features.width, radial_hidden_dim)
         edge_map = {
             "radial_dim": radial_hidden_dim,
             "radial_mixture": radial_mixture,
@@ -272,13 +280,13 @@ class Equiformer(nn.Module):
         Raises:
             ValueError, TypeError: for wrong shapes, dtypes or values, by name.
         """
-        features = door.check_degrees(inputs, self.input_degrees)
-        coors = door.check_coordinates(coors)
+        features = checks.check_degrees(inputs, self.input_degrees)
+        coors = checks.check_coordinates(coors)
         structures, columns, _ = coors.shape
-        batch = door.Batch.from_mask(mask, structures, columns, coors.device)
+        batch = Batch.from_mask(mask, structures, columns, coors.device)
         coordinates = batch.compact(coors)
-        door.check_finite("coors", coordinates)
-        x = self._embed_inputs(features, batch)
+        checks.check_finite("coors", coordinates)
+        x = self.point_features(features, batch, self.dtype)
         graph = self._build_graph(coordinates, batch, adj_mat, edges)
 
         x = self.embed(x, graph)
@@ -293,49 +301,9 @@ class Equiformer(nn.Module):
         slots = self._slots(graph, batch)
         return out, [[AttentionWeights(batch.expand(w), slots) for w in layer] for layer in weights]
 
-    def _embed_inputs(self, features: dict[int, Tensor], batch: door.Batch) -> Float[Tensor, "points width_in"]:
-        """Flat input features; tokens and positions embedded."""
-        size = (batch.structures, batch.columns)
-        invariants = features[0]
-        if self.token_emb is not None:
-            if not door.is_integer(invariants):
-                raise TypeError(f"inputs must be integer tokens (num_tokens = {self.num_tokens}), got {invariants.dtype}")
-            door.check_shape("inputs", invariants, size, "(batch, points)")
-            tokens = door.check_tokens("inputs", batch.compact(invariants), self.token_emb.num_embeddings)
-            invariants = self._soften(self.token_emb(tokens))
-        else:
-            if not invariants.is_floating_point():
-                raise TypeError(f"inputs must be floating point without num_tokens, got {invariants.dtype}")
-            if invariants.ndim == 4:
-                door.check_shape("inputs[0]", invariants, (*size, self.dim_in[0], 1), "(batch, points, dim_in, 1)")
-                invariants = invariants.squeeze(-1)
-            door.check_shape("inputs", invariants, (*size, self.dim_in[0]), "(batch, points, dim_in)")
-            invariants = batch.compact(invariants).to(self.dtype)
-        if self.pos_emb is not None:
-            if batch.columns > self.pos_emb.num_embeddings:
-                raise ValueError(
-                    f"inputs must have at most num_positions = {self.num_positions} points, got {batch.columns}"
-                )
-            invariants = invariants + self._soften(self.pos_emb(batch.column))
-
-        parts = [invariants[:, None]]
-        for degree in range(1, self.input_degrees):
-            part, name = features[degree], f"inputs[{degree}]"
-            if not part.is_floating_point():
-                raise TypeError(f"{name} must be floating point, got {part.dtype}")
-            wanted = (*size, self.dim_in[degree], 2 * degree + 1)
-            door.check_shape(name, part, wanted, "(batch, points, dim_in, 2·degree + 1)")
-            parts.append(batch.compact(part).to(self.dtype).mT)
-        return join(parts)
-
-    def _soften(self, embedding: Tensor) -> Tensor:
-        """Let `embedding_grad_frac` of the gradient through."""
-        frac = self.embedding_grad_frac
-        return embedding if frac == 1 else embedding * frac + embedding.detach() * (1 - frac)
-
-    def _build_graph(self, coordinates: Tensor, batch: door.Batch, adj_mat: Tensor | None, edges: Tensor | None) -> Graph:
+    def _build_graph(self, coordinates: Tensor, batch: Batch, adj_mat: Tensor | None, edges: Tensor | None) -> Graph:
         """Neighbours, and what the layers need to know of each edge."""
-        steps = self._adjacency(adj_mat, batch)
+        steps = self._steps(adj_mat, batch)
         senders, receivers = find_neighbours(
             coordinates.detach(),
             batch.table,
@@ -348,7 +316,7 @@ class Equiformer(nn.Module):
         with torch.autocast(coordinates.device.type, enabled=False):
             distance, wigner = self.edge_frame(vectors)
             within = envelope(distance, self.valid_radius)
-        features = self._edge_features(edges, steps, batch, senders, receivers)
+        features = self.edge_features(edges, steps, batch, senders, receivers, self.dtype)
         return Graph(
             senders=senders,
             receivers=receivers,
@@ -359,69 +327,24 @@ class Equiformer(nn.Module):
             wigner=tuple(matrix.to(self.dtype) for matrix in wigner),
         )
 
-    def _adjacency(self, adj_mat: Tensor | None, batch: door.Batch) -> Tensor | None:
-        """Steps between the points of each structure along the adjacency, in the rows of the batch's table."""
-        if not self.attend_sparse_neighbors and self.adj_emb is None:
-            if adj_mat is not None:
-                raise ValueError(
-                    "adj_mat would be ignored: set attend_sparse_neighbors, or num_adj_degrees_embed and adj_dim"
-                )
-            return None
-        if adj_mat is None:
-            raise ValueError("adj_mat is missing: attend_sparse_neighbors or adj_dim needs the adjacency matrix")
-        adj_mat = door.as_bool("adj_mat", door.check_tensor("adj_mat", adj_mat))
-        if adj_mat.ndim == 2:
-            adj_mat = adj_mat.expand(batch.structures, *adj_mat.shape)
-        size = (batch.structures, batch.columns, batch.columns)
-        door.check_shape("adj_mat", adj_mat, size, "(batch, points, points), or (points, points)")
-        if batch.flat is not None:
-            position = batch.positions()
-            structure = torch.arange(batch.structures, device=adj_mat.device)[:, None, None]
-            real = batch.table.mask if batch.table.mask is not None else torch.ones_like(position, dtype=torch.bool)
-            adj_mat = adj_mat[structure, position[:, :, None], position[:, None]] & real[:, :, None] & real[:, None]
-        return graph_distances(adj_mat, self.num_adj_degrees_embed or 1)
-
-    def _edge_features(
-        self, edges: Tensor | None, steps: Tensor | None, batch: door.Batch, senders: Tensor, receivers: Tensor
-    ) -> Float[Tensor, "edges edge_dim"] | None:
-        """Edge features and embedded graph distances of the chosen edges."""
-        parts = []
-        if self.edge_dim == 0:
-            if edges is not None:
-                raise ValueError("edges would be ignored: set edge_dim (and num_edge_tokens for integers)")
-        else:
-            if edges is None:
-                raise ValueError(f"edges is missing: the model was built with edge_dim = {self.edge_dim}")
-            edges = door.check_tensor("edges", edges)
-            size = (batch.structures, batch.columns, batch.columns)
-            where = (batch.structure[receivers], batch.column[receivers], batch.column[senders])
-            if self.edge_emb is not None:
-                if not door.is_integer(edges):
-                    raise TypeError(
-                        f"edges must be integers (num_edge_tokens = {self.num_edge_tokens}), got {edges.dtype}"
-                    )
-                door.check_shape("edges", edges, size, "(batch, points, points)")
-                parts.append(self.edge_emb(door.check_tokens("edges", edges[where], self.edge_emb.num_embeddings)))
-            else:
-                if not edges.is_floating_point():
-                    raise TypeError(f"edges must be floating point without num_edge_tokens, got {edges.dtype}")
-                door.check_shape("edges", edges, (*size, self.edge_dim), "(batch, points, points, edge_dim)")
-                parts.append(edges[where].to(self.dtype))
-        if self.adj_emb is not None and steps is not None:
-            first = torch.zeros(batch.structures, dtype=torch.long, device=senders.device)
-            counts = torch.bincount(batch.structure, minlength=batch.structures)
-            first[1:] = counts.cumsum(0)[:-1]
-            offset = first[batch.structure[receivers]]
-            parts.append(self.adj_emb(steps[batch.structure[receivers], receivers - offset, senders - offset]))
-        return torch.cat(parts, dim=-1) if parts else None
+    def _steps(self, adj_mat: Tensor | None, batch: Batch) -> Int[Tensor, "structures columns columns"] | None:
+        """Steps between points along the adjacency, where the model looks at it."""
+        if self.attend_sparse_neighbors or self.edge_features.adjacency is not None:
+            if adj_mat is None:
+                raise ValueError("adj_mat is missing: attend_sparse_neighbors or adj_dim needs the adjacency matrix")
+            return steps_between(adj_mat, batch, self.num_adj_degrees_embed or 1)
+        if adj_mat is not None:
+            raise ValueError(
+                "adj_mat would be ignored: set attend_sparse_neighbors, or num_adj_degrees_embed and adj_dim"
+            )
+        return None
 
     def _read_out(
-        self, x: Tensor, graph: Graph, batch: door.Batch, pooled: bool, all_degrees: bool
+        self, x: Tensor, graph: Graph, batch: Batch, pooled: bool, all_degrees: bool
     ) -> Return | dict[int, Tensor]:
         """Dense outputs per degree, orders last."""
         if pooled:
-            counts = torch.bincount(batch.structure, minlength=batch.structures).clamp(min=1)
-            x = graph.sum_structures(x) / counts[:, None]
+            x = graph.sum_structures(x) / batch.counts.clamp(min=1)[:, None]
         parts = [part.mT if pooled else batch.expand(part.mT) for part in self.fiber_out.split(x)]
         if all_degrees:
             return dict(enumerate(parts))
@@ -429,7 +352,7 @@ class Equiformer(nn.Module):
             parts = [part.squeeze(-2) for part in parts]
         return Return(parts[0].squeeze(-1), parts[1] if len(parts) > 1 else None)
 
-    def _slots(self, graph: Graph, batch: door.Batch) -> Int[Tensor, "b n slots"]:
+    def _slots(self, graph: Graph, batch: Batch) -> Int[Tensor, "b n slots"]:
         """Which point each attention slot refers to."""
         slots = graph.neighbours.spread(batch.column[graph.senders])
         if graph.neighbours.mask is not None:
@@ -437,12 +360,3 @@ class Equiformer(nn.Module):
         if self.attend_self:
             slots = torch.cat((batch.column[:, None], slots), dim=1)
         return batch.expand(slots, fill=-1)
-
-
-def _embedding(count: int | None, dim: int) -> nn.Embedding | None:
-    """A small-valued embedding."""
-    if count is None:
-        return None
-    embedding = nn.Embedding(count, dim)
-    nn.init.normal_(embedding.weight, std=1e-2)
-    return embedding

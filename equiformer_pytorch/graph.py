@@ -33,13 +33,13 @@ class Table:
         mask = column < sizes[:, None]
         return cls(groups, columns, torch.where(mask, first[:, None] + column, 0), mask)
 
-    def spread(self, members: Float[Tensor, "members *rest"]) -> Float[Tensor, "rows columns *rest"]:
+    def spread(self, members: Float[Tensor, members *rest]) -> Float[Tensor, "rows columns *rest"]:
         """Members in their places; the padding holds copies of member 0, to be masked."""
         if self.index is None:
             return members.unflatten(0, (self.rows, self.columns))
         return members.index_select(0, self.index.flatten()).unflatten(0, (self.rows, self.columns))
 
-    def gather(self, spread: Float[Tensor, "rows columns *rest"]) -> Float[Tensor, "members *rest"]:
+    def gather(self, spread: Float[Tensor, "rows columns *rest"]) -> Float[Tensor, members *rest]:
         """The inverse of :meth:`spread`."""
         if self.mask is None:
             return spread.flatten(0, 1)

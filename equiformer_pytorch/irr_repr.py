@@ -4,17 +4,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch.inputs import check_number, check_shape
+from equiformer_pytorch.checks import check_number, check_shape
 from equiformer_pytorch.so3.wigner import rotation_about_y, rotation_about_z
 
 
 def rot(
-    alpha: float | Float[Tensor, "*batch"], beta: float | Float[Tensor, "*batch"], gamma: float | Float[Tensor, "*batch"]
+    alpha: float | Float[Tensor, "*batch"],
+    beta: float | Float[Tensor, "*batch"],
+    gamma: float | Float[Tensor, "*batch"],
 ) -> Float[Tensor, "*batch 3 3"]:
     r""":math:`R_z(\alpha)\,R_y(\beta)\,R_z(\gamma)`, acting on column vectors (x, y, z). Numbers or tensors."""
     dtype = torch.get_default_dtype()
-    return irr_repr(1, torch.stack([torch.as_tensor(angle, dtype=None if isinstance(angle, Tensor) else dtype)
-                                    for angle in (alpha, beta, gamma)], dim=-1))
+    return irr_repr(
+        1,
+        torch.stack(
+            [
+                torch.as_tensor(angle, dtype=None if isinstance(angle, Tensor) else dtype)
+                for angle in (alpha, beta, gamma)
+            ],
+            dim=-1,
+        ),
+    )
 
 
 def irr_repr(degree: int, angles: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch order order"]:

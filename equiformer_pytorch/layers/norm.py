@@ -18,6 +18,8 @@ class Norm(nn.Module):
     """
 
     eps = 1e-6
+    mean: Tensor
+    channel: Tensor
 
     def __init__(self, fiber: Fiber) -> None:
         super().__init__()

@@ -30,8 +30,8 @@ class RadialNetwork(nn.Module):
 
     def __init__(self, edge_dim: int, hidden: int) -> None:
         super().__init__()
-        self.network = nn.Sequential(
-            nn.Linear(self.basis + 1 + edge_dim, hidden),
+        self.first = nn.Linear(self.basis + 1 + edge_dim, hidden)
+        self.rest = nn.Sequential(
             nn.SiLU(),
             nn.LayerNorm(hidden),
             nn.Linear(hidden, hidden),
@@ -46,8 +46,8 @@ class RadialNetwork(nn.Module):
         log_distance = distance.log1p()[:, None]
         centres = torch.linspace(0, span, self.basis, device=distance.device, dtype=distance.dtype)
         gaussians = torch.exp(-((log_distance - centres) * (self.basis / span)).square() / 2)
-        dtype = self.network[0].weight.dtype
+        dtype = self.first.weight.dtype
         inputs = [gaussians.to(dtype), log_distance.to(dtype)]
         if features is not None:
             inputs.append(features)
-        return self.network(torch.cat(inputs, dim=-1))
+        return self.rest(self.first(torch.cat(inputs, dim=-1)))

@@ -51,7 +51,8 @@ class _Reversible(torch.autograd.Function):
         ctx.save_for_backward(*output, x, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, dy1: Tensor, dy2: Tensor):
+    def backward(ctx: Any, *grad_outputs: Tensor):
+        dy1, dy2 = grad_outputs
         y1, y2, x, *tensors = ctx.saved_tensors
         wanted = [t for t, need in zip(tensors, ctx.needs_input_grad[4:], strict=True) if need]
         leaves = {id(t): t.detach().requires_grad_(need) for t, need in zip(tensors, ctx.needs_input_grad[4:])}
@@ -79,8 +80,10 @@ class _Reversible(torch.autograd.Function):
                 y1 = y1 - f.detach()
 
         dx = dy1 + dy2 if ctx.needs_input_grad[3] else None
-        gradients = [sums.get(id(leaves[id(t)])) if need else None
-                     for t, need in zip(tensors, ctx.needs_input_grad[4:], strict=True)]
+        gradients = [
+            sums.get(id(leaves[id(t)])) if need else None
+            for t, need in zip(tensors, ctx.needs_input_grad[4:], strict=True)
+        ]
         if torch.is_grad_enabled():
             sources = [t for t in (x, *wanted) if t.requires_grad]
             dx, *gradients = (None if t is None else _RefuseSecondOrder.apply(t, *sources) for t in (dx, *gradients))
@@ -93,7 +96,11 @@ def _unpack(
     """The graph with the first tensors, and the rest as the parameters, by name, of each block's two layers."""
     edge_tensors = len(graph.tensors())
     graph, rest = graph.with_tensors(tuple(tensors[:edge_tensors])), iter(tensors[edge_tensors:])
-    return graph, [tuple({name: next(rest) for name, _ in layer.named_parameters()} for layer in b) for b in blocks]
+
+    def take(layer: nn.Module) -> dict[str, Tensor]:
+        return {name: next(rest) for name, _ in layer.named_parameters()}
+
+    return graph, [(take(attention), take(feed_forward)) for attention, feed_forward in blocks]
 
 
 def _pull_back(
@@ -120,7 +127,7 @@ class _RefuseSecondOrder(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor):
+    def backward(ctx: Any, *grad_outputs: Tensor):
         raise RuntimeError(
             "second-order gradients of a model with reversible=True are not available: "
             "its activations are recomputed, not recorded; build the model with reversible=False"

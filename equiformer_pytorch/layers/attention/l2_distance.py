@@ -24,12 +24,9 @@ class L2DistAttention(Attention):
     def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig) -> None:
         super().__init__(fiber, fiber_out, config)
         self.conv, self.to_own = self.make_messages(self.message, config)
-        self.to_query = Linear(
-            fiber, Fiber(h * c for h, c in zip(self.heads, self.message, strict=True)), bias=True
-        )
+        self.to_query = Linear(fiber, Fiber(h * c for h, c in zip(self.heads, self.message, strict=True)), bias=True)
         self.metric = nn.ParameterList(
-            torch.ones(1 if config.single_headed_kv else h, c)
-            for h, c in zip(self.heads, self.message, strict=True)
+            torch.ones(1 if config.single_headed_kv else h, c) for h, c in zip(self.heads, self.message, strict=True)
         )
 
     def forward(

@@ -1,17 +1,14 @@
-"""The door: what a caller passes is checked here, and real points leave it flat."""
+"""Checks of what a caller passes. Errors name the argument, what came and what is wanted."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from beartype.door import is_bearable
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor
-
-from equiformer_pytorch.graph import Table
 
 
 def check_type(name: str, value: object, hint: object, wanted: str) -> None:
@@ -72,7 +69,7 @@ def check_tokens(name: str, tokens: Tensor, count: int) -> Tensor:
     return tokens
 
 
-def as_bool(name: str, tensor: Tensor) -> Bool[Tensor, "..."]:
+def as_bool(name: str, tensor: Tensor) -> Bool[Tensor, ...]:
     """A bool tensor from bool or 0/1 numbers."""
     if tensor.dtype == torch.bool:
         return tensor
@@ -81,60 +78,11 @@ def as_bool(name: str, tensor: Tensor) -> Bool[Tensor, "..."]:
     return tensor != 0
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Which of the (structures, columns) points of a dense batch are real, and where they are once flat."""
-
-    structures: int
-    columns: int
-    flat: Int[Tensor, " points"] | None
-    """Index of each real point among all; None when all are real."""
-    structure: Int[Tensor, " points"]
-    column: Int[Tensor, " points"]
-    table: Table
-
-    @classmethod
-    def from_mask(cls, mask: Tensor | None, structures: int, columns: int, device: torch.device) -> Batch:
-        """From the caller's (b, n) mask of bool or 0/1 numbers."""
-        if mask is not None:
-            check_shape("mask", check_tensor("mask", mask), (structures, columns), "(batch, points)")
-            mask = as_bool("mask", mask)
-            if bool(mask.all()):
-                mask = None
-        if mask is None:
-            index = torch.arange(structures * columns, device=device)
-            table = Table(structures, columns)
-        else:
-            index = mask.flatten().nonzero().squeeze(1)
-            table = Table.from_groups(index // columns, structures)
-        structure = index // max(columns, 1)
-        return cls(
-            structures, columns, None if mask is None else index, structure, index - structure * columns, table
-        )
-
-    def compact(self, x: Float[Tensor, "structures columns *rest"]) -> Float[Tensor, "points *rest"]:
-        """The real points of a dense tensor."""
-        x = x.flatten(0, 1)
-        return x if self.flat is None else x.index_select(0, self.flat)
-
-    def expand(self, x: Float[Tensor, "points *rest"], fill: float = 0) -> Float[Tensor, "structures columns *rest"]:
-        """Real points back in their places, `fill` elsewhere."""
-        if self.flat is not None:
-            dense = x.new_full((self.structures * self.columns, *x.shape[1:]), fill)
-            x = dense.index_copy(0, self.flat, x)
-        return x.unflatten(0, (self.structures, self.columns))
-
-    def positions(self) -> Int[Tensor, "structures columns"]:
-        """Column of each real point, in the rows of :attr:`table` (padding repeats some)."""
-        return self.table.spread(self.column)
-
-
 def check_coordinates(coors: object) -> Tensor:
     """(b, n, 3) floating point, in at least float32."""
     coors = check_tensor("coors", coors)
     check_shape("coors", coors, (None, None, 3), "(batch, points, 3)")
-    if not coors.is_floating_point():
-        raise TypeError(f"coors must be floating point, got {coors.dtype}")
+    check_floating("coors", coors)
     return coors.float() if coors.dtype in (torch.float16, torch.bfloat16) else coors
 
 
@@ -157,3 +105,9 @@ def check_degrees(inputs: Tensor | Mapping[int, Tensor], degrees: int) -> dict[i
             f"inputs must have degrees 0 … {degrees - 1} (input_degrees = {degrees}), got {sorted(inputs)}"
         )
     return {degree: check_tensor(f"inputs[{degree}]", inputs[degree]) for degree in range(degrees)}
+
+
+def check_floating(name: str, tensor: Tensor, why: str = "") -> None:
+    """TypeError unless the dtype is a floating one."""
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point{' ' * bool(why)}{why}, got {tensor.dtype}")

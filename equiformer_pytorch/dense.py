@@ -43,12 +43,12 @@ class Batch:
         structure = index // max(columns, 1)
         return cls(structures, columns, None if mask is None else index, structure, index - structure * columns, table)
 
-    def compact(self, x: Float[Tensor, "structures columns *rest"]) -> Float[Tensor, points *rest]:
+    def compact(self, x: Float[Tensor, "structures columns *rest"]) -> Float[Tensor, points * rest]:
         """The real points of a dense tensor."""
         x = x.flatten(0, 1)
         return x if self.flat is None else x.index_select(0, self.flat)
 
-    def expand(self, x: Float[Tensor, points *rest], fill: float = 0) -> Float[Tensor, "structures columns *rest"]:
+    def expand(self, x: Float[Tensor, points * rest], fill: float = 0) -> Float[Tensor, "structures columns *rest"]:
         """Real points back in their places, `fill` elsewhere."""
         if self.flat is not None:
             dense = x.new_full((self.structures * self.columns, *x.shape[1:]), fill)

@@ -25,6 +25,7 @@ from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.radial import RadialNetwork, envelope
 from equiformer_pytorch.neighbours import find_neighbours
+from equiformer_pytorch.so3.edge_rotation import EdgeRotation
 
 __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", "Return"]
 
@@ -63,7 +64,6 @@ class Equiformer(nn.Module):
         num_neighbors: nearest neighbours per point, clamped to what exists.
         reduce_dim_out: output one channel per degree.
         radial_hidden_dim: width of the radial network.
-        radial_mixture: variants of radial weights per convolution; None chooses by the width, see ``SO2Linear``.
         num_tokens: embed integer input.
         num_positions: add a learned embedding of the position in the sequence.
         num_edge_tokens: embed integer edges, with `edge_dim` channels.
@@ -110,7 +110,6 @@ class Equiformer(nn.Module):
         num_neighbors: float = math.inf,
         reduce_dim_out: bool = False,
         radial_hidden_dim: int = 64,
-        radial_mixture: int | None = None,
         num_tokens: int | None = None,
         num_positions: int | None = None,
         num_edge_tokens: int | None = None,
@@ -157,7 +156,6 @@ class Equiformer(nn.Module):
             ("adj_dim", 0),
             ("num_adj_degrees_embed", 1),
             ("num_linear_attn_heads", 0),
-            ("radial_mixture", 1),
             ("linear_attn_dim_head", 1),
             ("attn_hidden_dim_mult", 1),
             ("output_degrees", 1),
@@ -192,11 +190,10 @@ class Equiformer(nn.Module):
 
         self.point_features = PointFeatures(dim_in, num_tokens, num_positions, embedding_grad_frac)
         self.edge_features = EdgeFeatures(num_edge_tokens, edge_dim or 0, num_adj_degrees_embed, adj_dim)
-        self.edge_frame = EdgeFrame(max(num_degrees, input_degrees) - 1)
+        self.edge_frame = EdgeFrame(max(num_degrees, input_degrees))
         self.radial = RadialNetwork(self.edge_features.width, radial_hidden_dim)
         edge_map = {
             "radial_dim": radial_hidden_dim,
-            "radial_mixture": radial_mixture,
             "reflection_equivariant": reflection_equivariant,
         }
         self.embed = NeighbourEmbedding(dim_in, dim if depth else dim_out, **edge_map)
@@ -314,7 +311,7 @@ class Equiformer(nn.Module):
         )
         vectors = coordinates.index_select(0, senders) - coordinates.index_select(0, receivers)
         with torch.autocast(coordinates.device.type, enabled=False):
-            distance, wigner = self.edge_frame(vectors)
+            distance, rotation = self.edge_frame(vectors)
             within = envelope(distance, self.valid_radius)
         features = self.edge_features(edges, steps, batch, senders, receivers, self.dtype)
         return Graph(
@@ -324,7 +321,7 @@ class Equiformer(nn.Module):
             structures=batch.table,
             envelope=within.to(self.dtype),
             edge_embedding=self.radial(distance, features),
-            wigner=tuple(matrix.to(self.dtype) for matrix in wigner),
+            rotation=EdgeRotation(tuple(block.to(self.dtype) for block in rotation.blocks)),
         )
 
     def _steps(self, adj_mat: Tensor | None, batch: Batch) -> Int[Tensor, "structures columns columns"] | None:

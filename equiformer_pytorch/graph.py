@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from equiformer_pytorch.so3.edge_rotation import EdgeRotation
+
 
 @dataclass(frozen=True)
 class Table:
@@ -33,13 +35,13 @@ class Table:
         mask = column < sizes[:, None]
         return cls(groups, columns, torch.where(mask, first[:, None] + column, 0), mask)
 
-    def spread(self, members: Float[Tensor, members *rest]) -> Float[Tensor, "rows columns *rest"]:
+    def spread(self, members: Float[Tensor, members * rest]) -> Float[Tensor, "rows columns *rest"]:
         """Members in their places; the padding holds copies of member 0, to be masked."""
         if self.index is None:
             return members.unflatten(0, (self.rows, self.columns))
         return members.index_select(0, self.index.flatten()).unflatten(0, (self.rows, self.columns))
 
-    def gather(self, spread: Float[Tensor, "rows columns *rest"]) -> Float[Tensor, members *rest]:
+    def gather(self, spread: Float[Tensor, "rows columns *rest"]) -> Float[Tensor, members * rest]:
         """The inverse of :meth:`spread`."""
         if self.mask is None:
             return spread.flatten(0, 1)
@@ -60,7 +62,7 @@ class Graph:
     structures: Table
     envelope: Float[Tensor, " edges"]
     edge_embedding: Float[Tensor, "edges hidden"]
-    wigner: tuple[Float[Tensor, "edges order order"], ...]
+    rotation: EdgeRotation
 
     def add_ends(
         self, sender: Float[Tensor, "points width"], receiver: Float[Tensor, "points width"]
@@ -83,17 +85,20 @@ class Graph:
         The envelope u enters twice: inside, so that a neighbour leaves the sum smoothly, and outside, so that an
         only neighbour does too. Points without edges and without self slot get no weights but zero.
         """
-        envelope = self.neighbours.spread(self.envelope)[:, None].to(logits.dtype)
-        tiny = torch.finfo(logits.dtype).tiny
-        logits = logits.mT + envelope.clamp(min=tiny).log()
+        envelope = self.spread_envelope()[:, None].to(logits.dtype)
+        logits = logits.mT + envelope.clamp(min=torch.finfo(logits.dtype).tiny).log()
         if self.neighbours.mask is not None:
             logits = logits.masked_fill(~self.neighbours.mask[:, None], torch.finfo(logits.dtype).min)
-            envelope = envelope * self.neighbours.mask[:, None]
         if self_logits is None:
             return logits.softmax(-1) * envelope, None
         weights = torch.cat((self_logits[:, :, None], logits), dim=-1).softmax(-1)
         own, others = weights.split([1, weights.shape[-1] - 1], dim=-1)
         return others * envelope, own.squeeze(-1)
+
+    def spread_envelope(self) -> Float[Tensor, "points slots"]:
+        """The envelope of each slot, zero for empty ones."""
+        envelope = self.neighbours.spread(self.envelope)
+        return envelope if self.neighbours.mask is None else envelope * self.neighbours.mask
 
     def sum_structures(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "structures width"]:
         """Sum over the points of each structure."""
@@ -104,9 +109,9 @@ class Graph:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that may carry gradients."""
-        return (self.envelope, self.edge_embedding, *self.wigner)
+        return (self.envelope, self.edge_embedding, *self.rotation.blocks)
 
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> Graph:
         """A graph that has these instead, in the order of :meth:`tensors`."""
-        envelope, edge_embedding, *wigner = tensors
-        return replace(self, envelope=envelope, edge_embedding=edge_embedding, wigner=tuple(wigner))
+        envelope, edge_embedding, *blocks = tensors
+        return replace(self, envelope=envelope, edge_embedding=edge_embedding, rotation=EdgeRotation(tuple(blocks)))

@@ -6,24 +6,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.so3.harmonics import recurrence_constants
-from equiformer_pytorch.so3.wigner import align_with_y, half_turn_coefficients, x_half_turn_signs
+from equiformer_pytorch.so3.edge_rotation import EdgeRotation, rotation_constants
 
 
 class EdgeFrame(nn.Module):
-    """Distances and Wigner matrices D_1 … D_L of edges, computed in the dtype of the vectors and never detached.
+    """Distances and rotations of edges, computed in the dtype of the vectors and never detached.
 
-    An edge of zero length (or one so short that its square underflows) has no direction: its matrices are zero, its
-    distance is zero with zero gradient. The constants stay in float64 whatever the module is cast to.
+    An edge of zero length (or one so short that its square underflows) has no direction: its matrices are zero above
+    degree 0, its distance is zero with zero gradient. The constants stay in float64 whatever the module is cast to.
     """
 
-    def __init__(self, max_degree: int) -> None:
+    recurrence: Tensor
+
+    def __init__(self, degrees: int) -> None:
         super().__init__()
-        self.max_degree = max_degree
-        self.register_buffer("recurrence", recurrence_constants(2 * max_degree), persistent=False)
-        for degree in range(1, max_degree + 1):
-            self.register_buffer(f"half_turn_{degree}", half_turn_coefficients(degree).clone(), persistent=False)
-            self.register_buffer(f"signs_{degree}", x_half_turn_signs(degree), persistent=False)
+        recurrence, blocks = rotation_constants(degrees)
+        self.count = len(blocks)
+        self.register_buffer("recurrence", recurrence, persistent=False)
+        for index, (coefficients, signs) in enumerate(blocks):
+            self.register_buffer(f"coefficients_{index}", coefficients, persistent=False)
+            self.register_buffer(f"signs_{index}", signs, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EdgeFrame":
         """Follow moves between devices, but not casts: half-precision constants would cost the geometry's accuracy."""
@@ -33,21 +35,17 @@ class EdgeFrame(nn.Module):
             setattr(self, name, exact[name].to(moved.device))
         return self
 
-    def forward(
-        self, vectors: Float[Tensor, "edges 3"]
-    ) -> tuple[Float[Tensor, " edges"], tuple[Float[Tensor, "edges order order"], ...]]:
+    def forward(self, vectors: Float[Tensor, "edges 3"]) -> tuple[Float[Tensor, " edges"], EdgeRotation]:
         square = (vectors * vectors).sum(-1)
         directed = square > torch.finfo(vectors.dtype).tiny
         length = torch.where(directed, square, torch.ones_like(square)).sqrt()
         distance = torch.where(directed, length, torch.zeros_like(length))
-        if self.max_degree == 0:
-            return distance, ()
-        degrees = range(1, self.max_degree + 1)
-        matrices = align_with_y(
-            vectors / length[:, None],
-            directed,
-            self.recurrence.to(vectors.dtype),
-            [self.get_buffer(f"half_turn_{degree}").to(vectors.dtype) for degree in degrees],
-            [self.get_buffer(f"signs_{degree}").to(vectors.dtype) for degree in degrees],
+        dtype = vectors.dtype
+        constants = [
+            (self.get_buffer(f"coefficients_{i}").to(dtype), self.get_buffer(f"signs_{i}").to(dtype))
+            for i in range(self.count)
+        ]
+        rotation = EdgeRotation.from_directions(
+            vectors / length[:, None], directed.to(dtype), self.recurrence.to(dtype), constants
         )
-        return distance, tuple(matrices)
+        return distance, rotation

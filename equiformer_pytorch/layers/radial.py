@@ -45,7 +45,8 @@ class RadialNetwork(nn.Module):
         span = math.log1p(self.largest)
         log_distance = distance.log1p()[:, None]
         centres = torch.linspace(0, span, self.basis, device=distance.device, dtype=distance.dtype)
-        gaussians = torch.exp(-((log_distance - centres) * (self.basis / span)).square() / 2)
+        # Clamped, since denormal numbers would slow every product down.
+        gaussians = torch.exp((-((log_distance - centres) * (self.basis / span)).square() / 2).clamp(min=-40))
         dtype = self.first.weight.dtype
         inputs = [gaussians.to(dtype), log_distance.to(dtype)]
         if features is not None:

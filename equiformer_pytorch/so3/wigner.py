@@ -1,4 +1,4 @@
-r"""Wigner D matrices in e3nn's real basis: of rotations given by angles, and of the rotation that aligns an edge with y.
+r"""Wigner D matrices in e3nn's real basis: of rotations given by angles, and of half-turns.
 
 ``D_l(R)`` turns the degree-l components of a function when space is turned by R: :math:`Y_l(Rp) = D_l(R)\,Y_l(p)`.
 """
@@ -64,36 +64,17 @@ def x_half_turn_signs(degree: int) -> Float64[Tensor, " order"]:
     return torch.where(order < 0, -1.0, 1.0).double() * (-1) ** degree
 
 
-def align_with_y(
+def half_turn_to_y(
     directions: Float[Tensor, "edges 3"],
-    directed: Bool[Tensor, " edges"],
-    constants: Float[Tensor, "two degrees orders"],
-    coefficients: list[Float[Tensor, "even_harmonics entries"]],
-    signs: list[Float[Tensor, " order"]],
-) -> list[Float[Tensor, "edges order order"]]:
-    r"""D_1 … D_L of a rotation that carries each unit vector r to y: differentiable, exact, without poles.
+) -> tuple[Float[Tensor, "edges 3"], Bool[Tensor, " edges"]]:
+    r"""Axis n of a half-turn that carries unit vectors r to y, in two charts without poles.
 
-    For :math:`r_y \ge 0` this is the half-turn about :math:`n = (r + ŷ)/|r + ŷ|`; otherwise r is first turned by π
-    about x. Both charts stay a right angle away from their singular point, so every derivative is bounded. The two
-    charts differ by a roll about the edge, which an SO(2)-equivariant map does not see.
-
-    Args:
-        directions: unit vectors (anything finite where `directed` is false).
-        directed: false for edges of zero length; their matrices are zero, so that only invariants pass.
-        constants, coefficients, signs: :func:`recurrence_constants` of degree 2L, :func:`half_turn_coefficients` and
-            :func:`x_half_turn_signs` of degrees 1 … L, all in the dtype of `directions`.
+    For :math:`r_y \ge 0` it is :math:`n = (r + ŷ)/|r + ŷ|`; the others (second result) must first be turned by π
+    about x, which the axis takes into account. Both charts stay a right angle away from their singular point, so
+    every derivative is bounded. They differ by a roll about the edge, which an SO(2)-equivariant map does not see.
     """
     x, y, z = directions.unbind(-1)
     below = y < 0
     n_y = ((1 + y.abs()) / 2).sqrt()
-    n_x = x / (2 * n_y)
     n_z = torch.where(below, -z, z) / (2 * n_y)
-    harmonics = spherical_harmonics(torch.stack((n_x, n_y, n_z), dim=-1), constants, even_only=True)
-
-    matrices = []
-    for degree, (coefficient, sign) in enumerate(zip(coefficients, signs, strict=True), start=1):
-        orders = 2 * degree + 1
-        half_turn = (harmonics[:, : coefficient.shape[0]] @ coefficient).unflatten(-1, (orders, orders))
-        column_sign = torch.where(below[:, None], sign, torch.ones_like(sign)) * directed[:, None]
-        matrices.append(half_turn * column_sign[:, None, :])
-    return matrices
+    return torch.stack((x / (2 * n_y), n_y, n_z), dim=-1), below

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.graph import Graph
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
-from equiformer_pytorch.layers.conv import rotate_back
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
 
@@ -23,32 +22,43 @@ class L2DistAttention(Attention):
 
     def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig) -> None:
         super().__init__(fiber, fiber_out, config)
-        self.conv, self.to_own = self.make_messages(self.message, config)
-        self.to_query = Linear(fiber, Fiber(h * c for h, c in zip(self.heads, self.message, strict=True)), bias=True)
-        self.metric = nn.ParameterList(
-            torch.ones(1 if config.single_headed_kv else h, c) for h, c in zip(self.heads, self.message, strict=True)
-        )
+        self.to_query = Linear(fiber, Fiber(h * self.channels for h in self.heads), bias=True)
+        self.metric = nn.ParameterList(torch.ones(h, self.channels) for h in self.key_heads)
 
     def forward(
         self, x: Float[Tensor, "points width"], graph: Graph
     ) -> tuple[Float[Tensor, "points width_out"], list[Tensor]]:
         x = self.norm(x)
-        queries = self.to_query.fiber_out.split(self.to_query(x))
-        messages = rotate_back(self.conv(x, graph), graph)
-        own = None if self.to_own is None else self.message.split(self.to_own(x))
+        orders, _ = self.conv(x, graph)
+        messages = graph.neighbours.spread(graph.rotation.restore(orders).flatten(1))
+        queries = self._queries(x)
+        logits = self._logits(messages, queries)
+        if self.to_own is None:
+            return self.attend(x, graph, messages, logits, None, None)
+        own = self.to_own(x)
+        return self.attend(x, graph, messages, logits, own, self._logits(own[:, None], queries).squeeze(1))
 
-        spread, logits, own_logits = [], [], []
-        for degree, message in enumerate(messages):
-            metric = self.metric[degree]
-            query = queries[degree].unflatten(-1, (self.heads[degree], -1)).transpose(1, 2)
-            query = (query * metric[:, None]).flatten(2)
-            scale = ((2 * degree + 1) * message.shape[-1]) ** -0.5
-            spread.append(graph.neighbours.spread(message.flatten(1)))
-            lengths = graph.neighbours.spread(message.square().sum(1) @ metric.square().T)
-            logits.append((2 * torch.bmm(spread[-1], query.mT) - lengths) * scale)
-            if own is not None:
-                products = (query @ own[degree].flatten(1)[:, :, None]).squeeze(-1)
-                own_logits.append((2 * products - own[degree].square().sum(1) @ metric.square().T) * scale)
+    def _queries(self, x: Tensor) -> list[Float[Tensor, "points order_channels heads"]]:
+        """2·q·a per degree, scaled: what the product with a message makes the mixed term of the distance."""
+        queries = []
+        for degree, part in enumerate(self.to_query.fiber_out.split(self.to_query(x))):
+            scale = 2 * ((2 * degree + 1) * self.channels) ** -0.5
+            by_head = part.unflatten(-1, (self.heads[degree], self.channels)) * (self.metric[degree] * scale)
+            queries.append(by_head.transpose(2, 3).flatten(1, 2))
+        return queries
 
-        own_flat = None if own is None else [part.flatten(1) for part in own]
-        return self.attend(x, graph, spread, own_flat, logits, own_logits if own is not None else None)
+    def _logits(
+        self, messages: Float[Tensor, "points slots components_channels"], queries: list[Tensor]
+    ) -> Float[Tensor, "points slots heads"]:
+        """Of the heads of all degrees, side by side."""
+        sizes = [(2 * degree + 1) * self.channels for degree in range(len(self.heads))]
+        products = [torch.bmm(m, q) for m, q in zip(messages.split(sizes, dim=-1), queries, strict=True)]
+        return torch.cat(products, dim=-1) - messages.square() @ self._lengths()
+
+    def _lengths(self) -> Float[Tensor, "components_channels heads"]:
+        """The matrix that takes squared components to the scaled squared lengths of the keys of all heads."""
+        columns = []
+        for degree, (metric, heads) in enumerate(zip(self.metric, self.heads, strict=True)):
+            scale = ((2 * degree + 1) * self.channels) ** -0.5
+            columns.append((metric.square() * scale).expand(heads, -1).repeat(1, 2 * degree + 1))
+        return torch.block_diag(*columns).T

@@ -6,20 +6,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.graph import Graph
-from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
-from equiformer_pytorch.layers.conv import rotate_back
-from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.gate import Gate
+from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig, message_channels
+from equiformer_pytorch.layers.fiber import Fiber, join
 
 
 class MLPAttention(Attention):
-    r"""Logits from the invariants of the message, as in GATv2 and Equiformer (Liao & Smidt 2023, section 4.2),
+    r"""Logits from invariants of the message, as in GATv2 and Equiformer (Liao & Smidt 2023, section 4.2),
 
-    .. math:: s_{ij}^h = w_h \cdot \mathrm{LeakyReLU}(z_{ij}^h), \qquad m_{ij} = \mathrm{Gate}(\tilde m_{ij}),
+    .. math:: s_{ij}^h = w_h \cdot \mathrm{LeakyReLU}(z_{ij}^h), \qquad
+        m_{ij,0} = \mathrm{SiLU}(\tilde m_{ij,0}), \quad m_{ij,l} = \tilde m_{ij,l}\,\sigma(g_{ij,l}),
 
-    where one convolution gives, besides the message m̃ with its gates, `attn_hidden_dim_mult` invariants z per head
-    of every degree (each head's logit sees those of all heads of its degree). The gated values are as in Equiformer;
-    their second tensor product is left out.
+    where one convolution gives the message m̃, its gates g and `attn_hidden_dim_mult` invariants z per head. Gated
+    values are as in Equiformer; its second tensor product is left out. With `single_headed_kv` the heads of a degree
+    share their logits' invariants, not their weights w.
     """
 
     def __init__(
@@ -31,33 +30,41 @@ class MLPAttention(Attention):
         attn_leakyrelu_slope: float = 0.1,
         attn_hidden_dim_mult: int = 4,
     ) -> None:
-        super().__init__(fiber, fiber_out, config)
+        degrees = len(fiber_out)
+        hidden_heads = (1,) * degrees if config.single_headed_kv else config.heads[:degrees]
+        self.hidden = [h * attn_hidden_dim_mult for h in hidden_heads]
+        self.gates = (degrees - 1) * message_channels(fiber_out, config)
+        super().__init__(fiber, fiber_out, config, invariants=sum(self.hidden) + self.gates)
         self.slope = attn_leakyrelu_slope
-        self.gate = Gate(self.message)
-        self.hidden = [h * attn_hidden_dim_mult for h in self.heads]
-        gated = self.gate.fiber_in
-        self.raw = Fiber((sum(self.hidden) + gated[0], *gated[1:]))
-        self.conv, self.to_own = self.make_messages(self.raw, config)
         self.to_logits = nn.ParameterList(
-            torch.randn(hidden, h) * hidden**-0.5 for hidden, h in zip(self.hidden, self.heads, strict=True)
+            torch.randn(h, attn_hidden_dim_mult) * attn_hidden_dim_mult**-0.5 for h in self.heads
         )
 
     def forward(
         self, x: Float[Tensor, "points width"], graph: Graph
     ) -> tuple[Float[Tensor, "points width_out"], list[Tensor]]:
         x = self.norm(x)
-        logits, messages = self._logits_and_values(self.conv(x, graph))
-        spread = [graph.neighbours.spread(part.flatten(1)) for part in rotate_back(messages, graph)]
-        own, own_logits = None, None
-        if self.to_own is not None:
-            own_logits, values = self._logits_and_values(self.raw.split(self.to_own(x)))
-            own = [part.flatten(1) for part in values]
-        return self.attend(x, graph, spread, own, [graph.neighbours.spread(s) for s in logits], own_logits)
+        orders, invariants = self.conv(x, graph)
+        logits, gates = self._logits_and_gates(invariants, orders[0][:, 0, 0])
+        gated = [order * gates[:, None, m:] for m, order in enumerate(orders)]
+        messages = graph.neighbours.spread(graph.rotation.restore(gated).flatten(1))
+        logits = graph.neighbours.spread(logits)
+        if self.to_own is None:
+            return self.attend(x, graph, messages, logits, None, None)
+        scalars, *higher = self.own_fiber.split(self.to_own(x))
+        invariants, scalars = scalars.squeeze(1).split([invariants.shape[-1], self.channels], dim=-1)
+        own_logits, gates = self._logits_and_gates(invariants, scalars)
+        own = join([part * gates[:, l : l + 1] for l, part in enumerate([scalars[:, None], *higher])])
+        return self.attend(x, graph, messages, logits, own, own_logits)
 
-    def _logits_and_values(self, raw: list[Tensor]) -> tuple[list[Float[Tensor, "members heads"]], list[Tensor]]:
-        invariants, *higher = raw
-        *hidden, values = invariants.split([*self.hidden, self.gate.fiber_in[0]], dim=-1)
+    def _logits_and_gates(
+        self, invariants: Float[Tensor, "members invariants"], scalars: Float[Tensor, "members channels"]
+    ) -> tuple[Float[Tensor, "members heads"], Float[Tensor, "members degrees channels"]]:
+        """Logits of the heads of all degrees, and the factors of each degree; the scalars gate themselves (SiLU)."""
+        *hidden, gates = invariants.split([*self.hidden, self.gates], dim=-1)
         logits = [
-            F.leaky_relu(z.squeeze(1), self.slope) @ weight for z, weight in zip(hidden, self.to_logits, strict=True)
+            (F.leaky_relu(z, self.slope).unflatten(-1, (-1, weight.shape[-1])) * weight).sum(-1)
+            for z, weight in zip(hidden, self.to_logits, strict=True)
         ]
-        return logits, self.gate([values, *higher])
+        factors = torch.sigmoid(torch.cat((scalars, gates), dim=-1)).unflatten(-1, (-1, self.channels))
+        return torch.cat(logits, dim=-1), factors

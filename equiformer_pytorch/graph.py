@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -74,26 +75,21 @@ class Graph:
         return gathered + receiver.index_select(0, self.receivers)
 
     def softmax(
-        self,
-        logits: Float[Tensor, "points slots heads"],
-        self_logits: Float[Tensor, "points heads"] | None,
-    ) -> tuple[Float[Tensor, "points heads slots"], Float[Tensor, "points heads"] | None]:
-        r"""Attention weights over the edges of each receiver, and over its self slot where there is one,
+        self, logits: Float[Tensor, "points heads slots"], attend_self: bool
+    ) -> Float[Tensor, "points heads slots"]:
+        r"""Attention weights over the edges of each receiver; with `attend_self` slot 0 is the point itself, u = 1:
 
-        .. math:: \alpha_{ij} = u_{ij}\,\frac{u_{ij} e^{s_{ij}}}{e^{s_{ii}} + \sum_k u_{ik} e^{s_{ik}}}.
+        .. math:: \alpha_{ij} = u_{ij}\,\frac{u_{ij} e^{s_{ij}}}{\sum_k u_{ik} e^{s_{ik}}}.
 
         The envelope u enters twice: inside, so that a neighbour leaves the sum smoothly, and outside, so that an
-        only neighbour does too. Points without edges and without self slot get no weights but zero.
+        only neighbour does too. Empty slots weigh nothing, also where a point has no others.
         """
-        envelope = self.spread_envelope()[:, None].to(logits.dtype)
-        logits = logits.mT + envelope.clamp(min=torch.finfo(logits.dtype).tiny).log()
-        if self.neighbours.mask is not None:
-            logits = logits.masked_fill(~self.neighbours.mask[:, None], torch.finfo(logits.dtype).min)
-        if self_logits is None:
-            return logits.softmax(-1) * envelope, None
-        weights = torch.cat((self_logits[:, :, None], logits), dim=-1).softmax(-1)
-        own, others = weights.split([1, weights.shape[-1] - 1], dim=-1)
-        return others * envelope, own.squeeze(-1)
+        envelope = self.spread_envelope().to(logits.dtype)
+        if attend_self:
+            envelope = F.pad(envelope, (1, 0), value=1.0)
+        # Far below any logit, but finite: a row without neighbours must not become NaN.
+        log_envelope = envelope.clamp(min=torch.finfo(logits.dtype).tiny).log()
+        return (logits + log_envelope[:, None]).softmax(-1) * envelope[:, None]
 
     def spread_envelope(self) -> Float[Tensor, "points slots"]:
         """The envelope of each slot, zero for empty ones."""

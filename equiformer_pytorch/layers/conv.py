@@ -1,6 +1,5 @@
 """The eSCN convolution: messages along edges, linear in the features, in the frame of the edge."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -56,7 +57,7 @@ class Attention(nn.Module):
         self.fiber, self.fiber_out = fiber, fiber_out
         self.heads = config.heads[:degrees]
         self.dim_head = config.dim_head[:degrees]
-        combined = [h * d for h, d in zip(self.heads, self.dim_head, strict=True)]
+        self.attend_self = config.attend_self
         self.channels = message_channels(fiber_out, config)
         self.key_heads = tuple(1 if config.single_headed_kv else h for h in self.heads)
 
@@ -71,51 +72,62 @@ class Attention(nn.Module):
         )
         self.own_fiber = Fiber((self.channels + invariants, *(self.channels,) * (degrees - 1)))
         self.to_own = Linear(fiber, self.own_fiber, bias=True) if config.attend_self else None
+        self.columns = [(2 * degree + 1) * self.channels for degree in range(degrees)]
         self.to_values = nn.ParameterList(
             torch.randn(h, self.channels, d) * self.channels**-0.5
             for h, d in zip(self.key_heads, self.dim_head, strict=True)
         )
+        self.to_gates = nn.Linear(fiber[0], sum(self.heads)) if config.gate_attn_head_outputs else None
+        combined = [h * d for h, d in zip(self.heads, self.dim_head, strict=True)]
+        linear_attn_dim = config.num_linear_attn_heads * config.linear_attn_dim_head
+        fan_in = [width + (linear_attn_dim if degree == 0 else 0) for degree, width in enumerate(combined)]
+        scale = [0.0 if config.init_out_zero else width**-0.5 for width in fan_in]
+        self.to_out = nn.ParameterList(
+            torch.randn(width, out) * s for width, out, s in zip(combined, fiber_out, scale, strict=True)
+        )
         self.linear_attn = None
-        if config.num_linear_attn_heads > 0:
+        if linear_attn_dim:
             self.linear_attn = TaylorLinearAttention(
                 fiber[0], dim_head=config.linear_attn_dim_head, heads=config.num_linear_attn_heads
             )
-            combined[0] += config.num_linear_attn_heads * config.linear_attn_dim_head
-        self.to_gates = nn.Linear(fiber[0], sum(self.heads)) if config.gate_attn_head_outputs else None
-        self.to_out = Linear(Fiber(combined), fiber_out, zero=config.init_out_zero)
+            self.linear_attn_to_out = nn.Parameter(torch.randn(linear_attn_dim, fiber_out[0]) * scale[0])
+
+    def slots(
+        self, edges: Float[Tensor, "edges rest"], own: Float[Tensor, "points rest"] | None, graph: Graph
+    ) -> Float[Tensor, "points slots rest"]:
+        """What each point attends to: itself first, where it does, then its edges."""
+        spread = graph.neighbours.spread(edges)
+        return spread if own is None else torch.cat((own[:, None], spread), dim=1)
 
     def attend(
         self,
         x: Float[Tensor, "points width"],
         graph: Graph,
         messages: Float[Tensor, "points slots components_channels"],
-        logits: Float[Tensor, "points slots heads"],
-        own: Float[Tensor, "points components_channels"] | None,
-        own_logits: Float[Tensor, "points heads"] | None,
+        logits: Float[Tensor, "points heads slots"],
     ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
-        """Softmax, weighted sums, values, gates and output map; `x` is the normed input, the heads of all degrees
-        stand side by side. The second result is the weights per degree, the self slot first where there is one."""
-        weights, own_weights = graph.softmax(logits, own_logits)
-        sizes = [(2 * degree + 1) * self.channels for degree in range(len(self.heads))]
+        """Softmax, gates, weighted sums, values and output map; `x` is the normed input, the heads of all degrees
+        stand side by side. The second result is the weights per degree."""
+        weights = graph.softmax(logits, self.attend_self)
         invariants = x[:, : self.fiber[0]]
-        gates = None if self.to_gates is None else torch.sigmoid(self.to_gates(invariants))
+        gated = weights
+        if self.to_gates is not None:
+            gated = weights * torch.sigmoid(self.to_gates(invariants))[:, :, None]
 
-        outputs, first = [], 0
-        for degree, message in enumerate(messages.split(sizes, dim=-1)):
-            heads = slice(first, first + self.heads[degree])
-            first = heads.stop
-            summed = torch.bmm(weights[:, heads].to(message.dtype), message)
-            if own is not None and own_weights is not None:
-                part = own.split(sizes, dim=-1)[degree]
-                summed = summed + own_weights[:, heads, None].to(part.dtype) * part[:, None]
-            if gates is not None:
-                summed = summed * gates[:, heads, None]
-            by_head = summed.unflatten(-1, (2 * degree + 1, self.channels))
-            values = torch.einsum("phmc,hcd->pmhd", by_head, self.to_values[degree].expand(self.heads[degree], -1, -1))
-            outputs.append(values.flatten(2))
-
+        outputs = []
+        by_degree = zip(gated.split(list(self.heads), dim=1), messages.split(self.columns, dim=-1), strict=True)
+        for degree, (gated_weights, message) in enumerate(by_degree):
+            summed = torch.bmm(gated_weights.to(message.dtype), message)
+            summed = summed.unflatten(-1, (2 * degree + 1, self.channels)).transpose(1, 2).flatten(2)
+            outputs.append(summed @ self._values_to_out(degree))
+        out = join(outputs)
         if self.linear_attn is not None:
-            outputs[0] = torch.cat((outputs[0], self.linear_attn(invariants, graph)[:, None]), dim=-1)
-        if own_weights is not None:
-            weights = torch.cat((own_weights[:, :, None], weights), dim=-1)
-        return self.to_out(join(outputs)), list(weights.detach().split(list(self.heads), dim=1))
+            attended = self.linear_attn(invariants, graph) @ self.linear_attn_to_out
+            out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
+        return out, list(weights.detach().split(list(self.heads), dim=1))
+
+    def _values_to_out(self, degree: int) -> Float[Tensor, "heads_channels channels_out"]:
+        """Value map and output map of the heads of one degree, multiplied out: they act on points, the product on
+        weights, and its size does not depend on the number of points."""
+        to_out = self.to_out[degree].unflatten(0, (self.heads[degree], -1))
+        return (self.to_values[degree] @ to_out).flatten(0, 1)

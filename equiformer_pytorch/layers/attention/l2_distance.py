@@ -16,8 +16,8 @@ class L2DistAttention(Attention):
     .. math:: s_{ij}^h = -\lVert q_i^h - k_{ij}^h \rVert^2 / \sqrt{(2l+1)\,c}, \qquad k_{ij}^h = a^h \odot m_{ij},
 
     with one learned factor a per head and channel of the message m. The term in :math:`q^2` is the same for all
-    slots and left out. Squared, the distance is smooth where query and key meet; the published package takes the
-    unsquared one, whose gradient there is not defined.
+    slots and left out; what the linear map of the point gives is :math:`a \odot q`. Squared, the distance is smooth
+    where query and key meet; the published package takes the unsquared one, whose gradient there is not defined.
     """
 
     def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig) -> None:
@@ -30,35 +30,29 @@ class L2DistAttention(Attention):
     ) -> tuple[Float[Tensor, "points width_out"], list[Tensor]]:
         x = self.norm(x)
         orders, _ = self.conv(x, graph)
-        messages = graph.neighbours.spread(graph.rotation.restore(orders).flatten(1))
-        queries = self._queries(x)
-        logits = self._logits(messages, queries)
-        if self.to_own is None:
-            return self.attend(x, graph, messages, logits, None, None)
-        own = self.to_own(x)
-        return self.attend(x, graph, messages, logits, own, self._logits(own[:, None], queries).squeeze(1))
-
-    def _queries(self, x: Tensor) -> list[Float[Tensor, "points order_channels heads"]]:
-        """2·q·a per degree, scaled: what the product with a message makes the mixed term of the distance."""
-        queries = []
-        for degree, part in enumerate(self.to_query.fiber_out.split(self.to_query(x))):
-            scale = 2 * ((2 * degree + 1) * self.channels) ** -0.5
-            by_head = part.unflatten(-1, (self.heads[degree], self.channels)) * (self.metric[degree] * scale)
-            queries.append(by_head.transpose(2, 3).flatten(1, 2))
-        return queries
+        own = None if self.to_own is None else self.to_own(x)
+        messages = self.slots(graph.rotation.restore(orders).flatten(1), own, graph)
+        return self.attend(x, graph, messages, self._logits(messages, self.to_query(x)))
 
     def _logits(
-        self, messages: Float[Tensor, "points slots components_channels"], queries: list[Tensor]
-    ) -> Float[Tensor, "points slots heads"]:
+        self,
+        messages: Float[Tensor, "points slots components_channels"],
+        queries: Float[Tensor, "points components_heads_channels"],
+    ) -> Float[Tensor, "points heads slots"]:
         """Of the heads of all degrees, side by side."""
-        sizes = [(2 * degree + 1) * self.channels for degree in range(len(self.heads))]
-        products = [torch.bmm(m, q) for m, q in zip(messages.split(sizes, dim=-1), queries, strict=True)]
-        return torch.cat(products, dim=-1) - messages.square() @ self._lengths()
+        lengths = ((messages * messages) @ self._lengths()).mT.split(list(self.heads), dim=1)
+        logits = []
+        for degree, message in enumerate(messages.split(self.columns, dim=-1)):
+            query = self.to_query.fiber_out.split(queries)[degree]
+            by_head = query.unflatten(-1, (self.heads[degree], self.channels)).transpose(1, 2).flatten(2)
+            scale = self.columns[degree] ** -0.5
+            logits.append(torch.baddbmm(lengths[degree], by_head, message.mT, beta=-1, alpha=2 * scale))
+        return torch.cat(logits, dim=1)
 
     def _lengths(self) -> Float[Tensor, "components_channels heads"]:
         """The matrix that takes squared components to the scaled squared lengths of the keys of all heads."""
         columns = []
         for degree, (metric, heads) in enumerate(zip(self.metric, self.heads, strict=True)):
-            scale = ((2 * degree + 1) * self.channels) ** -0.5
-            columns.append((metric.square() * scale).expand(heads, -1).repeat(1, 2 * degree + 1))
+            scaled = metric * metric * self.columns[degree] ** -0.5
+            columns.append(scaled.expand(heads, -1).repeat(1, 2 * degree + 1))
         return torch.block_diag(*columns).T

@@ -47,15 +47,14 @@ class MLPAttention(Attention):
         orders, invariants = self.conv(x, graph)
         logits, gates = self._logits_and_gates(invariants, orders[0][:, 0, 0])
         gated = [order * gates[:, None, m:] for m, order in enumerate(orders)]
-        messages = graph.neighbours.spread(graph.rotation.restore(gated).flatten(1))
-        logits = graph.neighbours.spread(logits)
-        if self.to_own is None:
-            return self.attend(x, graph, messages, logits, None, None)
-        scalars, *higher = self.own_fiber.split(self.to_own(x))
-        invariants, scalars = scalars.squeeze(1).split([invariants.shape[-1], self.channels], dim=-1)
-        own_logits, gates = self._logits_and_gates(invariants, scalars)
-        own = join([part * gates[:, l : l + 1] for l, part in enumerate([scalars[:, None], *higher])])
-        return self.attend(x, graph, messages, logits, own, own_logits)
+        edges = graph.rotation.restore(gated).flatten(1)
+        own, own_logits = None, None
+        if self.to_own is not None:
+            scalars, *higher = self.own_fiber.split(self.to_own(x))
+            invariants, scalars = scalars.squeeze(1).split([invariants.shape[-1], self.channels], dim=-1)
+            own_logits, gates = self._logits_and_gates(invariants, scalars)
+            own = join([part * gates[:, d : d + 1] for d, part in enumerate([scalars[:, None], *higher])])
+        return self.attend(x, graph, self.slots(edges, own, graph), self.slots(logits, own_logits, graph).mT)
 
     def _logits_and_gates(
         self, invariants: Float[Tensor, "members invariants"], scalars: Float[Tensor, "members channels"]

@@ -17,20 +17,32 @@ def check_type(name: str, value: object, hint: object, wanted: str) -> None:
         raise TypeError(f"{name} must be {wanted}, got {value!r} of type {type(value).__name__}")
 
 
-def check_number(name: str, value: float | None, least: float, *, whole: bool = True, exclusive: bool = False) -> None:
-    """ValueError or TypeError unless `value` is a number ≥ `least` (> with `exclusive`); None passes."""
+def check_number(
+    name: str,
+    value: float | None,
+    least: float,
+    *,
+    whole: bool = True,
+    unbounded: bool = False,
+    exclusive: bool = False,
+) -> None:
+    """ValueError or TypeError unless `value` is a number ≥ `least` (> with `exclusive`); None passes.
+
+    An int where it must be `whole`; with `unbounded` infinity and whole floats pass too.
+    """
     if value is None:
         return
-    check_type(name, value, int | float, "a number")
-    if isinstance(value, bool) or (whole and value != math.inf and value != int(value)):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    wanted = "a whole number" if whole else "a number"
+    check_type(name, value, int if whole and not unbounded else int | float, wanted)
+    if isinstance(value, bool) or (whole and math.isfinite(value) and value != int(value)):
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
     if not (value > least if exclusive else value >= least):
         raise ValueError(f"{name} must be {'greater than' if exclusive else 'at least'} {least}, got {value!r}")
 
 
 def per_degree(name: str, value: int | Sequence[int], degrees: int) -> tuple[int, ...]:
     """One entry per degree, from a number for all or a sequence."""
-    check_type(name, value, int | Sequence[int], "a whole number or a sequence of them, one per degree")
+    check_type(name, value, int | Sequence, "a whole number or a sequence of them, one per degree")
     values = (value,) * degrees if isinstance(value, int) else tuple(value)
     if len(values) != degrees:
         raise ValueError(f"{name} must have one entry for each of the {degrees} degrees, got {values}")

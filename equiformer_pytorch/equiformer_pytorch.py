@@ -147,8 +147,6 @@ class Equiformer(nn.Module):
             ("input_degrees", 1),
             ("depth", 0),
             ("radial_hidden_dim", 1),
-            ("num_neighbors", 0),
-            ("max_sparse_neighbors", 0),
             ("num_tokens", 1),
             ("num_positions", 1),
             ("num_edge_tokens", 1),
@@ -161,6 +159,8 @@ class Equiformer(nn.Module):
             ("output_degrees", 1),
         ):
             checks.check_number(name, locals()[name], least)
+        checks.check_number("num_neighbors", num_neighbors, 0, unbounded=True)
+        checks.check_number("max_sparse_neighbors", max_sparse_neighbors, 0, unbounded=True)
         checks.check_number("valid_radius", valid_radius, 0, whole=False, exclusive=True)
         checks.check_number("embedding_grad_frac", embedding_grad_frac, 0, whole=False)
         if embedding_grad_frac > 1:

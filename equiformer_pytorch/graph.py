@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -65,6 +66,29 @@ class Graph:
     edge_embedding: Float[Tensor, "edges hidden"]
     rotation: EdgeRotation
 
+    def chunks(self, slots: int) -> Iterator[tuple[slice, Graph]]:
+        """The graph by ranges of receivers, which count from 0 in each piece and receive from all points.
+
+        The table of a piece has at most `slots` slots, unless a single receiver has more.
+        """
+        counts = torch.bincount(self.receivers, minlength=self.neighbours.rows).tolist()
+        start = first_edge = 0
+        while start < len(counts):
+            stop, columns = start, 0
+            while stop < len(counts) and (stop == start or max(columns, counts[stop]) * (stop + 1 - start) <= slots):
+                columns = max(columns, counts[stop])
+                stop += 1
+            edges = slice(first_edge, first_edge + sum(counts[start:stop]))
+            receivers = self.receivers[edges] - start
+            piece = replace(
+                self,
+                senders=self.senders[edges],
+                receivers=receivers,
+                neighbours=Table.from_groups(receivers, stop - start),
+            )
+            yield slice(start, stop), piece.with_tensors(tuple(tensor[edges] for tensor in self.tensors()))
+            start, first_edge = stop, edges.stop
+
     def add_ends(
         self, sender: Float[Tensor, "points width"], receiver: Float[Tensor, "points width"]
     ) -> Float[Tensor, "edges width"]:
@@ -87,8 +111,9 @@ class Graph:
         envelope = self.spread_envelope().to(logits.dtype)
         if attend_self:
             envelope = F.pad(envelope, (1, 0), value=1.0)
-        # Far below any logit, but finite: a row without neighbours must not become NaN.
-        log_envelope = envelope.clamp(min=torch.finfo(logits.dtype).tiny).log()
+        # Slots of weight zero lie below any logit, but finitely: a row without neighbours must not become NaN.
+        finfo = torch.finfo(logits.dtype)
+        log_envelope = envelope.clamp(min=finfo.tiny).log().masked_fill(envelope == 0, finfo.min / 2)
         return (logits + log_envelope[:, None]).softmax(-1) * envelope[:, None]
 
     def spread_envelope(self) -> Float[Tensor, "points slots"]:

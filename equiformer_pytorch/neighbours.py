@@ -51,8 +51,10 @@ def find_neighbours(
         else:
             steps = graph_distance[:, window]
             connected = allowed & (steps > 0)
-            order = steps * (2 * distance.masked_fill(~allowed, 0).amax() + 1).double() + distance
-            chosen = _smallest(order, connected, max_sparse_neighbors)
+            chosen = connected
+            if max_sparse_neighbors < columns:
+                rank = distance.argsort(dim=-1, stable=True).argsort(dim=-1)
+                chosen = _smallest((steps * columns + rank).double(), connected, max_sparse_neighbors)
             chosen |= _smallest(distance, allowed & (steps == 0), num_neighbors)
         structure, receiver, sender = chosen.nonzero().unbind(1)
         found.append(torch.stack((structure, receiver + start, sender)))

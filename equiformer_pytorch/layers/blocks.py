@@ -12,7 +12,7 @@ Weights = list[list[Float[Tensor, "points heads slots"]]]
 
 
 class SequentialBlocks(nn.Module):
-    r""":math:`x \leftarrow x + f(x)`, :math:`x \leftarrow x + g(x)` for the (attention f, feed-forward g) of each block.
+    r""":math:`x \leftarrow x + f(x)`, :math:`x \leftarrow x + g(x)` for attention f and feed-forward g of each block.
 
     A block may read out fewer degrees than it takes in; those of its input that it leaves out are dropped.
     """

@@ -35,6 +35,7 @@ class Conv(nn.Module):
         super().__init__()
         self.channels = max(max(fiber), min(32, 4 * max(fiber)))
         wide = Fiber((self.channels,) * len(fiber))
+        self.width = wide.width
         self.from_receiver = Linear(fiber, wide, bias=True)
         self.from_sender = Linear(fiber, wide)
         self.so2 = SO2Linear(
@@ -48,8 +49,9 @@ class Conv(nn.Module):
         )
 
     def forward(
-        self, x: Float[Tensor, "points width"], graph: Graph
+        self, receiver: Float[Tensor, "receivers width"], sender: Float[Tensor, "points wide"], graph: Graph
     ) -> tuple[list[Float[Tensor, "edges signs degrees channels"]], Float[Tensor, "edges invariants"]]:
-        """The orders of the message, and the invariants that come out beside it."""
-        ends = graph.add_ends(self.from_sender(x), self.from_receiver(x)).unflatten(-1, (-1, self.channels))
+        """The orders of the message, and the invariants that come out beside it, from the features of receivers and
+        what `from_sender` made of those of all points."""
+        ends = graph.add_ends(sender, self.from_receiver(receiver)).unflatten(-1, (-1, self.channels))
         return self.so2(graph.rotation.align(ends, self.so2.max_order), graph.edge_embedding)

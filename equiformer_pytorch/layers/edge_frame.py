@@ -10,16 +10,19 @@ from equiformer_pytorch.so3.edge_rotation import EdgeRotation, rotation_constant
 
 
 class EdgeFrame(nn.Module):
-    """Distances and rotations of edges, computed in the dtype of the vectors and never detached.
+    """Distances and rotations of edges, in the dtype of the vectors and never detached.
 
+    D_l magnifies the rounding of a direction by about 2l: above degree 4 float32 vectors are worked on in float64.
     An edge of zero length (or one so short that its square underflows) has no direction: its matrices are zero above
     degree 0, its distance is zero with zero gradient. The constants stay in float64 whatever the module is cast to.
     """
 
+    widen_above = 4
     recurrence: Tensor
 
     def __init__(self, degrees: int) -> None:
         super().__init__()
+        self.max_degree = degrees - 1
         recurrence, blocks = rotation_constants(degrees)
         self.count = len(blocks)
         self.register_buffer("recurrence", recurrence, persistent=False)
@@ -36,8 +39,10 @@ class EdgeFrame(nn.Module):
         return self
 
     def forward(self, vectors: Float[Tensor, "edges 3"]) -> tuple[Float[Tensor, " edges"], EdgeRotation]:
+        given, tiny = vectors.dtype, torch.finfo(vectors.dtype).tiny
+        vectors = vectors.double() if self.max_degree > self.widen_above else vectors
         square = (vectors * vectors).sum(-1)
-        directed = square > torch.finfo(vectors.dtype).tiny
+        directed = square > tiny
         length = torch.where(directed, square, torch.ones_like(square)).sqrt()
         distance = torch.where(directed, length, torch.zeros_like(length))
         dtype = vectors.dtype
@@ -48,4 +53,4 @@ class EdgeFrame(nn.Module):
         rotation = EdgeRotation.from_directions(
             vectors / length[:, None], directed.to(dtype), self.recurrence.to(dtype), constants
         )
-        return distance, rotation
+        return distance.to(given), EdgeRotation(tuple(block.to(given) for block in rotation.blocks))

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.layers.chunked import over_receivers
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
@@ -35,10 +36,14 @@ class NeighbourEmbedding(nn.Module):
         self.to_out = Linear(message, fiber_out)
 
     def forward(self, x: Float[Tensor, "points width_in"], graph: Graph) -> Float[Tensor, "points width_out"]:
+        own = self.own(x)
+        mean, _ = over_receivers(self._mean, x, self.conv.from_sender(x), graph, self.conv.width)
+        return F.pad(own, (0, self.fiber_out.width - own.shape[-1])) + self.to_out(mean)
+
+    def _mean(self, x: Tensor, sender: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Mean message of each receiver, and the weights."""
         envelope = graph.spread_envelope()
         weights = (envelope / (1 + envelope.sum(-1, keepdim=True)))[:, None]
-        orders, _ = self.conv(x, graph)
+        orders, _ = self.conv(x, sender, graph)
         messages = graph.neighbours.spread(graph.rotation.restore(orders).flatten(1))
-        mean = torch.bmm(weights.to(messages.dtype), messages).squeeze(1)
-        own = self.own(x)
-        return F.pad(own, (0, self.fiber_out.width - own.shape[-1])) + self.to_out(mean)
+        return torch.bmm(weights.to(messages.dtype), messages).squeeze(1), weights

@@ -27,7 +27,7 @@ class Fiber(tuple[int, ...]):
     def split(self, x: Float[Tensor, "points width"]) -> list[Float[Tensor, "points order channels"]]:
         """One view (points, 2l+1, c_l) per degree."""
         parts = x.split(self.sizes, dim=-1)
-        return [part.unflatten(-1, (2 * l + 1, self[l])) for l, part in enumerate(parts)]
+        return [part.unflatten(-1, (2 * degree + 1, self[degree])) for degree, part in enumerate(parts)]
 
     def keep(self, degrees: int) -> "Fiber":
         """The fiber of the lowest `degrees` degrees; its columns come first in the features of this one."""

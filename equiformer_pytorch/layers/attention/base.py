@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.graph import Graph
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
+from equiformer_pytorch.layers.chunked import over_receivers
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber, join
 from equiformer_pytorch.layers.linear import Linear
@@ -39,7 +41,7 @@ def message_channels(fiber_out: Fiber, config: AttentionConfig) -> int:
     return min(widest, max(*fiber_out, 32))
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ABC):
     r"""Attention of each point over its edges, with heads of its own for every degree,
 
     .. math:: y_i = W \bigoplus_h \gamma_{ih}\, V_h \Bigl(\alpha_{ii}^h m_i + \sum_j \alpha_{ij}^h m_{ij}\Bigr).
@@ -92,27 +94,37 @@ class Attention(nn.Module):
             )
             self.linear_attn_to_out = nn.Parameter(torch.randn(linear_attn_dim, fiber_out[0]) * scale[0])
 
+    def forward(
+        self, x: Float[Tensor, "points width"], graph: Graph
+    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
+        """The features to add, and the attention weights per degree, slot 0 being the point itself where it attends
+        to itself."""
+        x = self.norm(x)
+        out, weights = over_receivers(self._attend, x, self.conv.from_sender(x), graph, self.conv.width)
+        if self.linear_attn is not None:
+            attended = self.linear_attn(x[:, : self.fiber[0]], graph) @ self.linear_attn_to_out
+            out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
+        return out, list(weights.split(list(self.heads), dim=1))
+
+    @abstractmethod
+    def messages_and_logits(
+        self, x: Float[Tensor, "receivers width"], sender: Float[Tensor, "points wide"], graph: Graph
+    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers heads slots"]]:
+        """What each receiver attends to, and the logits of the heads of all degrees, side by side."""
+
     def slots(
-        self, edges: Float[Tensor, "edges rest"], own: Float[Tensor, "points rest"] | None, graph: Graph
-    ) -> Float[Tensor, "points slots rest"]:
+        self, edges: Float[Tensor, "edges rest"], own: Float[Tensor, "receivers rest"] | None, graph: Graph
+    ) -> Float[Tensor, "receivers slots rest"]:
         """What each point attends to: itself first, where it does, then its edges."""
         spread = graph.neighbours.spread(edges)
         return spread if own is None else torch.cat((own[:, None], spread), dim=1)
 
-    def attend(
-        self,
-        x: Float[Tensor, "points width"],
-        graph: Graph,
-        messages: Float[Tensor, "points slots components_channels"],
-        logits: Float[Tensor, "points heads slots"],
-    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
-        """Softmax, gates, weighted sums, values and output map; `x` is the normed input, the heads of all degrees
-        stand side by side. The second result is the weights per degree."""
-        weights = graph.softmax(logits, self.attend_self)
-        invariants = x[:, : self.fiber[0]]
-        gated = weights
+    def _attend(self, x: Tensor, sender: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Softmax, gates, weighted sums, values and output map, for some receivers."""
+        messages, logits = self.messages_and_logits(x, sender, graph)
+        weights = gated = graph.softmax(logits, self.attend_self)
         if self.to_gates is not None:
-            gated = weights * torch.sigmoid(self.to_gates(invariants))[:, :, None]
+            gated = weights * torch.sigmoid(self.to_gates(x[:, : self.fiber[0]]))[:, :, None]
 
         outputs = []
         by_degree = zip(gated.split(list(self.heads), dim=1), messages.split(self.columns, dim=-1), strict=True)
@@ -120,11 +132,7 @@ class Attention(nn.Module):
             summed = torch.bmm(gated_weights.to(message.dtype), message)
             summed = summed.unflatten(-1, (2 * degree + 1, self.channels)).transpose(1, 2).flatten(2)
             outputs.append(summed @ self._values_to_out(degree))
-        out = join(outputs)
-        if self.linear_attn is not None:
-            attended = self.linear_attn(invariants, graph) @ self.linear_attn_to_out
-            out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
-        return out, list(weights.detach().split(list(self.heads), dim=1))
+        return join(outputs), weights.detach()
 
     def _values_to_out(self, degree: int) -> Float[Tensor, "heads_channels channels_out"]:
         """Value map and output map of the heads of one degree, multiplied out: they act on points, the product on

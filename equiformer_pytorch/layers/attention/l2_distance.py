@@ -25,20 +25,20 @@ class L2DistAttention(Attention):
         self.to_query = Linear(fiber, Fiber(h * self.channels for h in self.heads), bias=True)
         self.metric = nn.ParameterList(torch.ones(h, self.channels) for h in self.key_heads)
 
-    def forward(
-        self, x: Float[Tensor, "points width"], graph: Graph
-    ) -> tuple[Float[Tensor, "points width_out"], list[Tensor]]:
-        x = self.norm(x)
-        orders, _ = self.conv(x, graph)
+    def messages_and_logits(
+        self, x: Float[Tensor, "receivers width"], sender: Float[Tensor, "points wide"], graph: Graph
+    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers heads slots"]]:
+        """As in the base class."""
+        orders, _ = self.conv(x, sender, graph)
         own = None if self.to_own is None else self.to_own(x)
         messages = self.slots(graph.rotation.restore(orders).flatten(1), own, graph)
-        return self.attend(x, graph, messages, self._logits(messages, self.to_query(x)))
+        return messages, self._logits(messages, self.to_query(x))
 
     def _logits(
         self,
-        messages: Float[Tensor, "points slots components_channels"],
-        queries: Float[Tensor, "points components_heads_channels"],
-    ) -> Float[Tensor, "points heads slots"]:
+        messages: Float[Tensor, "receivers slots components_channels"],
+        queries: Float[Tensor, "receivers components_heads_channels"],
+    ) -> Float[Tensor, "receivers heads slots"]:
         """Of the heads of all degrees, side by side."""
         lengths = ((messages * messages) @ self._lengths()).mT.split(list(self.heads), dim=1)
         logits = []

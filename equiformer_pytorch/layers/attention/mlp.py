@@ -40,11 +40,11 @@ class MLPAttention(Attention):
             torch.randn(h, attn_hidden_dim_mult) * attn_hidden_dim_mult**-0.5 for h in self.heads
         )
 
-    def forward(
-        self, x: Float[Tensor, "points width"], graph: Graph
-    ) -> tuple[Float[Tensor, "points width_out"], list[Tensor]]:
-        x = self.norm(x)
-        orders, invariants = self.conv(x, graph)
+    def messages_and_logits(
+        self, x: Float[Tensor, "receivers width"], sender: Float[Tensor, "points wide"], graph: Graph
+    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers heads slots"]]:
+        """As in the base class."""
+        orders, invariants = self.conv(x, sender, graph)
         logits, gates = self._logits_and_gates(invariants, orders[0][:, 0, 0])
         gated = [order * gates[:, None, m:] for m, order in enumerate(orders)]
         edges = graph.rotation.restore(gated).flatten(1)
@@ -54,7 +54,7 @@ class MLPAttention(Attention):
             invariants, scalars = scalars.squeeze(1).split([invariants.shape[-1], self.channels], dim=-1)
             own_logits, gates = self._logits_and_gates(invariants, scalars)
             own = join([part * gates[:, d : d + 1] for d, part in enumerate([scalars[:, None], *higher])])
-        return self.attend(x, graph, self.slots(edges, own, graph), self.slots(logits, own_logits, graph).mT)
+        return self.slots(edges, own, graph), self.slots(logits, own_logits, graph).mT
 
     def _logits_and_gates(
         self, invariants: Float[Tensor, "members invariants"], scalars: Float[Tensor, "members channels"]

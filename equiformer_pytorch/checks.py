@@ -44,10 +44,11 @@ def per_degree(name: str, value: int | Sequence[int], degrees: int) -> tuple[int
     """One entry per degree, from a number for all or a sequence."""
     check_type(name, value, int | Sequence, "a whole number or a sequence of them, one per degree")
     values = (value,) * degrees if isinstance(value, int) else tuple(value)
+    for entry in values:
+        check_type(name, entry, int, f"a whole number or a sequence of them, one per degree, in {value!r}")
+        check_number(name, entry, 1)
     if len(values) != degrees:
         raise ValueError(f"{name} must have one entry for each of the {degrees} degrees, got {values}")
-    for entry in values:
-        check_number(name, entry, 1)
     return values
 
 

@@ -8,13 +8,14 @@ from equiformer_pytorch.layers.fiber import Fiber
 
 
 class Norm(nn.Module):
-    r"""Root-mean-square norm over all degrees together,
+    r"""Root-mean-square norm: degree 0 by itself, the higher degrees by the mean over all degrees,
 
-    .. math:: y = \gamma\,x \Big/ \sqrt{\epsilon + \tfrac{1}{L+1}\sum_l \langle x_l^2 \rangle},
+    .. math:: y_0 = \frac{\gamma_0\,x_0}{\sqrt{\epsilon + \langle x_0^2 \rangle}}, \qquad
+        y_l = \frac{\gamma_l\,x_l}{\sqrt{\epsilon + \frac{1}{L+1}\sum_{l'=0}^{L} \langle x_{l'}^2 \rangle}},
 
-    with one gain γ per degree and channel and the mean over orders and channels. The degrees share one
-    denominator (as in EquiformerV3's merged norm): with one per degree, the rounding noise of a degree that symmetry
-    forces to zero would come out of order one. Statistics are computed in at least float32.
+    with one gain γ per degree and channel; means are over orders and channels. With a denominator of its own, a
+    degree that symmetry forces to zero would come out as rounding noise of order one (EquiformerV3's merged norm
+    shares one denominator too). Statistics are computed in at least float32.
     """
 
     eps = 1e-6
@@ -23,6 +24,7 @@ class Norm(nn.Module):
 
     def __init__(self, fiber: Fiber) -> None:
         super().__init__()
+        self.invariants = fiber[0]
         self.gain = nn.Parameter(torch.ones(sum(fiber)))
         mean = torch.cat([torch.full((size,), 1 / (size * len(fiber))) for size in fiber.sizes])
         self.register_buffer("mean", mean, persistent=False)
@@ -30,5 +32,9 @@ class Norm(nn.Module):
 
     def forward(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "points width"]:
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        mean_square = (wide * wide * self.mean.to(wide.dtype)).sum(-1, keepdim=True)
-        return x * (mean_square + self.eps).rsqrt().to(x.dtype) * self.gain[self.channel]
+        square = wide * wide
+        of_invariants = (square[:, : self.invariants].mean(-1, keepdim=True) + self.eps).rsqrt()
+        of_all = ((square * self.mean).sum(-1, keepdim=True) + self.eps).rsqrt()
+        higher = x.shape[-1] - self.invariants
+        factor = torch.cat((of_invariants.expand(-1, self.invariants), of_all.expand(-1, higher)), dim=-1)
+        return x * factor.to(x.dtype) * self.gain[self.channel]

@@ -12,16 +12,40 @@ from torch.func import functional_call
 
 from equiformer_pytorch.graph import Graph
 
+Parameters = list[tuple[dict[str, Tensor], dict[str, Tensor]]]
+"""By name, of the attention and the feed-forward of each block."""
+
 
 def reversible_blocks(
     blocks: Sequence[nn.ModuleList], x: Float[Tensor, "points width"], graph: Graph, weights: list | None
 ) -> tuple[Float[Tensor, "points width"], Float[Tensor, "points width"]]:
     """The two streams after the (attention, feed-forward) blocks, with first-order gradients for the input, the
-    graph's tensors and every parameter. Differentiating those gradients again is an error."""
+    graph's tensors and every parameter. Differentiating those gradients again is an error.
+
+    Under the transforms of ``torch.func``, which cannot look into the backward pass, the streams are left to autograd:
+    derivatives of every order, and memory that grows with depth.
+    """
     if not blocks:
         return x, x
-    parameters = [p for block in blocks for layer in block for p in layer.parameters()]
-    return _Reversible.apply(blocks, graph, weights, x, *graph.tensors(), *parameters)
+    if torch._C._are_functorch_transforms_active():
+        parameters = [(dict(f.named_parameters()), dict(g.named_parameters())) for f, g in blocks]
+        return _recurrence(blocks, parameters, x, graph, weights)
+    flat = [p for block in blocks for layer in block for p in layer.parameters()]
+    return _Reversible.apply(blocks, graph, weights, x, *graph.tensors(), *flat)
+
+
+def _recurrence(
+    blocks: Sequence[nn.ModuleList], parameters: Parameters, x: Tensor, graph: Graph, weights: list | None
+) -> tuple[Tensor, Tensor]:
+    """Both streams after all blocks."""
+    x1 = x2 = x
+    for (attention, feed_forward), (for_attention, for_feed_forward) in zip(blocks, parameters, strict=True):
+        y, layer_weights = functional_call(attention, for_attention, (x2, graph))
+        x1 = x1 + y
+        x2 = x2 + functional_call(feed_forward, for_feed_forward, (x1,))
+        if weights is not None:
+            weights.append(layer_weights)
+    return x1, x2
 
 
 class _Reversible(torch.autograd.Function):
@@ -30,14 +54,7 @@ class _Reversible(torch.autograd.Function):
     @staticmethod
     def forward(blocks: Sequence[nn.ModuleList], graph: Graph, weights: list | None, x: Tensor, *tensors: Tensor):
         graph, parameters = _unpack(blocks, graph, tensors)
-        x1 = x2 = x
-        for (attention, feed_forward), (for_attention, for_feed_forward) in zip(blocks, parameters, strict=True):
-            y, layer_weights = functional_call(attention, for_attention, (x2, graph))
-            x1 = x1 + y
-            x2 = x2 + functional_call(feed_forward, for_feed_forward, (x1,))
-            if weights is not None:
-                weights.append(layer_weights)
-        return x1, x2
+        return _recurrence(blocks, parameters, x, graph, weights)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -90,9 +107,7 @@ class _Reversible(torch.autograd.Function):
         return (None, None, None, dx, *gradients)
 
 
-def _unpack(
-    blocks: Sequence[nn.ModuleList], graph: Graph, tensors: Sequence[Tensor]
-) -> tuple[Graph, list[tuple[dict[str, Tensor], dict[str, Tensor]]]]:
+def _unpack(blocks: Sequence[nn.ModuleList], graph: Graph, tensors: Sequence[Tensor]) -> tuple[Graph, Parameters]:
     """The graph with the first tensors, and the rest as the parameters, by name, of each block's two layers."""
     edge_tensors = len(graph.tensors())
     graph, rest = graph.with_tensors(tuple(tensors[:edge_tensors])), iter(tensors[edge_tensors:])

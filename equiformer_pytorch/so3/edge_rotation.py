@@ -22,7 +22,7 @@ def spans(degrees: int) -> list[tuple[int, int]]:
 
 
 def order_major(low: int, high: int, limit: int, max_order: int) -> list[tuple[int, int]]:
-    """(degree, signed order) of the rows of a block: |m| ascending, −m before +m, degrees low … below high and limit."""
+    """(degree, signed order) of the rows of a block: |m| ascending, −m before +m, degrees from low to below the limits."""
     return [
         (degree, sign * order)
         for order in range(min(max_order + 1, high))

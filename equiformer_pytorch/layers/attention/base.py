@@ -35,46 +35,46 @@ class AttentionConfig:
     reflection_equivariant: bool
 
 
-def message_channels(fiber_out: Fiber, config: AttentionConfig) -> int:
-    """As many as the widest degree, at least 32, at most heads · dim_head."""
-    widest = max(h * d for h, d in zip(config.heads, config.dim_head, strict=True))
-    return min(widest, max(*fiber_out, 32))
-
-
 class Attention(nn.Module, ABC):
     r"""Attention of each point over its edges, with heads of its own for every degree,
 
     .. math:: y_i = W \bigoplus_h \gamma_{ih}\, V_h \Bigl(\alpha_{ii}^h m_i + \sum_j \alpha_{ij}^h m_{ij}\Bigr).
 
-    The message :math:`m_{ij}` of an edge is a convolution, shared by keys and values and by the heads: whatever is
-    linear, the value maps :math:`V_h` above all, acts on points after the sum, which are k times fewer than edges.
-    The self message :math:`m_i` is linear in the point. A head's gate γ is a sigmoid of the invariants, so that it can
-    attend to nothing. Subclasses say what messages and logits are. With `single_headed_kv` the heads of a degree
-    share V (and whatever else makes the keys).
+    The message of an edge is a gated convolution, shared by keys and values and by the heads:
+
+    .. math:: m_{ij,0} = \mathrm{SiLU}(\tilde m_{ij,0}), \qquad m_{ij,l} = \tilde m_{ij,l}\,\sigma(g_{ij,l}),
+
+    where one convolution gives m̃, the gates g, and the invariants z that a subclass wants for its logits. The message
+    of a point to itself is made likewise from a linear map of the point. Whatever is linear, the value maps
+    :math:`V_h` above all, acts on points after the sum, which are k times fewer than edges. A head's gate γ is a
+    sigmoid of the invariants, so that it can attend to nothing. With `single_headed_kv` the heads of a degree share V
+    and whatever else makes the keys.
     """
 
-    def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig, *, invariants: int = 0) -> None:
+    def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig, *, logit_invariants: int = 0) -> None:
         super().__init__()
         degrees = len(fiber_out)
         self.fiber, self.fiber_out = fiber, fiber_out
         self.heads = config.heads[:degrees]
         self.dim_head = config.dim_head[:degrees]
         self.attend_self = config.attend_self
-        self.channels = message_channels(fiber_out, config)
         self.key_heads = tuple(1 if config.single_headed_kv else h for h in self.heads)
+        widest = max(h * d for h, d in zip(self.heads, self.dim_head, strict=True))
+        self.channels = min(widest, max(*fiber_out, 32))
+        self.columns = [(2 * degree + 1) * self.channels for degree in range(degrees)]
 
         self.norm = Norm(fiber)
+        self.invariants = [logit_invariants, (degrees - 1) * self.channels]
         self.conv = Conv(
             fiber,
             degrees,
             self.channels,
-            invariants=invariants,
+            invariants=sum(self.invariants),
             radial_dim=config.radial_dim,
             reflection_equivariant=config.reflection_equivariant,
         )
-        self.own_fiber = Fiber((self.channels + invariants, *(self.channels,) * (degrees - 1)))
-        self.to_own = Linear(fiber, self.own_fiber, bias=True) if config.attend_self else None
-        self.columns = [(2 * degree + 1) * self.channels for degree in range(degrees)]
+        own = Fiber((self.channels + sum(self.invariants), *(self.channels,) * (degrees - 1)))
+        self.to_own = Linear(fiber, own, bias=True) if config.attend_self else None
         self.to_values = nn.ParameterList(
             torch.randn(h, self.channels, d) * self.channels**-0.5
             for h, d in zip(self.key_heads, self.dim_head, strict=True)
@@ -107,22 +107,42 @@ class Attention(nn.Module, ABC):
         return out, list(weights.split(list(self.heads), dim=1))
 
     @abstractmethod
-    def messages_and_logits(
-        self, x: Float[Tensor, "receivers width"], sender: Float[Tensor, "points wide"], graph: Graph
-    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers heads slots"]]:
-        """What each receiver attends to, and the logits of the heads of all degrees, side by side."""
+    def logits(
+        self,
+        x: Float[Tensor, "receivers width"],
+        messages: Float[Tensor, "receivers slots components_channels"],
+        invariants: Float[Tensor, "receivers slots logit_invariants"],
+    ) -> Float[Tensor, "receivers heads slots"]:
+        """Of the heads of all degrees, side by side, from the normed receivers and what they attend to."""
 
-    def slots(
-        self, edges: Float[Tensor, "edges rest"], own: Float[Tensor, "receivers rest"] | None, graph: Graph
-    ) -> Float[Tensor, "receivers slots rest"]:
-        """What each point attends to: itself first, where it does, then its edges."""
-        spread = graph.neighbours.spread(edges)
-        return spread if own is None else torch.cat((own[:, None], spread), dim=1)
+    def _messages(
+        self, x: Tensor, sender: Tensor, graph: Graph
+    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers slots logit_invariants"]]:
+        """What each receiver attends to: itself first, where it does, then its edges."""
+        orders, invariants = self.conv(x, sender, graph)
+        for_logits, gates = self._gates(orders[0][:, 0, 0], invariants)
+        gated = [order * gates[:, None, m:] for m, order in enumerate(orders)]
+        messages = graph.neighbours.spread(graph.rotation.restore(gated).flatten(1))
+        for_logits = graph.neighbours.spread(for_logits)
+        if self.to_own is None:
+            return messages, for_logits
+        scalars, *higher = self.to_own.fiber_out.split(self.to_own(x))
+        scalars, invariants = scalars.squeeze(1).split([self.channels, sum(self.invariants)], dim=-1)
+        own_for_logits, gates = self._gates(scalars, invariants)
+        own = join([part * gates[:, degree, None] for degree, part in enumerate([scalars[:, None], *higher])])
+        return torch.cat((own[:, None], messages), dim=1), torch.cat((own_for_logits[:, None], for_logits), dim=1)
+
+    def _gates(
+        self, scalars: Float[Tensor, "members channels"], invariants: Float[Tensor, "members invariants"]
+    ) -> tuple[Float[Tensor, "members logit_invariants"], Float[Tensor, "members degrees channels"]]:
+        """The invariants for the logits, and the factors of each degree; the scalars gate themselves (SiLU)."""
+        for_logits, gates = invariants.split(self.invariants, dim=-1)
+        return for_logits, torch.sigmoid(torch.cat((scalars, gates), dim=-1)).unflatten(-1, (-1, self.channels))
 
     def _attend(self, x: Tensor, sender: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Softmax, gates, weighted sums, values and output map, for some receivers."""
-        messages, logits = self.messages_and_logits(x, sender, graph)
-        weights = gated = graph.softmax(logits, self.attend_self)
+        messages, invariants = self._messages(x, sender, graph)
+        weights = gated = graph.softmax(self.logits(x, messages, invariants), self.attend_self)
         if self.to_gates is not None:
             gated = weights * torch.sigmoid(self.to_gates(x[:, : self.fiber[0]]))[:, :, None]
 

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.graph import Graph
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
@@ -25,28 +24,20 @@ class L2DistAttention(Attention):
         self.to_query = Linear(fiber, Fiber(h * self.channels for h in self.heads), bias=True)
         self.metric = nn.ParameterList(torch.ones(h, self.channels) for h in self.key_heads)
 
-    def messages_and_logits(
-        self, x: Float[Tensor, "receivers width"], sender: Float[Tensor, "points wide"], graph: Graph
-    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers heads slots"]]:
-        """As in the base class."""
-        orders, _ = self.conv(x, sender, graph)
-        own = None if self.to_own is None else self.to_own(x)
-        messages = self.slots(graph.rotation.restore(orders).flatten(1), own, graph)
-        return messages, self._logits(messages, self.to_query(x))
-
-    def _logits(
+    def logits(
         self,
+        x: Float[Tensor, "receivers width"],
         messages: Float[Tensor, "receivers slots components_channels"],
-        queries: Float[Tensor, "receivers components_heads_channels"],
+        invariants: Float[Tensor, "receivers slots logit_invariants"],
     ) -> Float[Tensor, "receivers heads slots"]:
-        """Of the heads of all degrees, side by side."""
+        """As in the base class; asks for no invariants."""
         lengths = ((messages * messages) @ self._lengths()).mT.split(list(self.heads), dim=1)
+        queries = self.to_query.fiber_out.split(self.to_query(x))
         logits = []
         for degree, message in enumerate(messages.split(self.columns, dim=-1)):
-            query = self.to_query.fiber_out.split(queries)[degree]
-            by_head = query.unflatten(-1, (self.heads[degree], self.channels)).transpose(1, 2).flatten(2)
+            query = queries[degree].unflatten(-1, (self.heads[degree], self.channels)).transpose(1, 2).flatten(2)
             scale = self.columns[degree] ** -0.5
-            logits.append(torch.baddbmm(lengths[degree], by_head, message.mT, beta=-1, alpha=2 * scale))
+            logits.append(torch.baddbmm(lengths[degree], query, message.mT, beta=-1, alpha=2 * scale))
         return torch.cat(logits, dim=1)
 
     def _lengths(self) -> Float[Tensor, "components_channels heads"]:

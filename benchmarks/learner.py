@@ -1,0 +1,57 @@
+"""One side learns to denoise backbones: ``python -m benchmarks.learner PATH JOB``; the job names a file of crops.
+
+PATH is put first on the module path, as in :mod:`benchmarks.worker`. Prints one line of JSON per evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def error(model: torch.nn.Module, tokens: Tensor, coords: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+    """Mean square, over the real points, of the noise that is left (Å²); 1 for doing nothing."""
+    predicted = model(tokens, coords + noise, mask).type1
+    return (predicted + noise)[mask].square().mean()
+
+
+def learn(job: dict[str, Any]) -> None:
+    """Train with Adam and clipping on one crop per step, the same crops and noise for every side."""
+    from equiformer_pytorch import Equiformer
+
+    torch.set_num_threads(1)
+    data = torch.load(job["data"], weights_only=True)
+    torch.manual_seed(job["seed"])
+    model = Equiformer(**{k: tuple(v) if isinstance(v, list) else v for k, v in job["model"].items()})
+    optimizer = torch.optim.Adam(model.parameters(), lr=job["lr"])
+    generator = torch.Generator().manual_seed(1000 + job["seed"])
+    train, held_out = data["train"], data["held_out"]
+    count = train["tokens"].shape[0]
+
+    seconds = 0.0
+    for step in range(1, job["steps"] + 1):
+        start = time.perf_counter()
+        pick = torch.randint(count, (1,), generator=generator)
+        noise = torch.randn(1, *train["coords"].shape[1:], generator=generator)
+        optimizer.zero_grad()
+        error(model, train["tokens"][pick], train["coords"][pick], train["mask"][pick], noise).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        seconds += time.perf_counter() - start
+        if step % job["every"] == 0 or step == job["steps"]:
+            model.eval()
+            with torch.no_grad():
+                parts = zip(*(held_out[key] for key in ("tokens", "coords", "mask", "noise")), strict=True)
+                losses = [error(model, *(t[None] for t in part)) for part in parts]
+            model.train()
+            print(json.dumps({"step": step, "seconds": seconds, "loss": float(torch.stack(losses).mean())}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    learn(json.loads(sys.argv[2]))

@@ -118,9 +118,8 @@ def machine() -> dict[str, str]:
 
 def report(result: dict[str, Any]) -> None:
     """The tables, as Markdown."""
-    print(
-        "| training step | ours ms | peer ms | faster | wanted | ours MB | peer MB | smaller |\n|---|---|---|---|---|---|---|---|"
-    )
+    columns = ("training step", "ours ms", "peer ms", "faster", "wanted", "ours MB", "peer MB", "smaller")
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for row in result["compared"]:
         ours, peer = row["ours"], row.get("peer")
         theirs = (

@@ -91,7 +91,7 @@ class PointFeatures(nn.Module):
             if not checks.is_integer(invariants):
                 raise TypeError(f"inputs must be integer tokens (num_tokens = {count}), got {invariants.dtype}")
             checks.check_shape("inputs", invariants, size, "(batch, points)")
-            tokens = checks.check_tokens("inputs", batch.compact(invariants), count)
+            tokens = checks.check_tokens("inputs", batch.compact(invariants.long()), count)
             invariants = self._soften(self.tokens(tokens))
         else:
             checks.check_floating("inputs", invariants, "without num_tokens")
@@ -176,8 +176,9 @@ def steps_between(adj_mat: Tensor, batch: Batch, largest: int) -> Int[Tensor, "s
     checks.check_shape("adj_mat", adj_mat, size, "(batch, points, points), or (points, points)")
     if batch.flat is not None:
         position, real = batch.table.spread(batch.column), batch.table.mask
-        structure = torch.arange(batch.structures, device=adj_mat.device)[:, None, None]
-        adj_mat = adj_mat[structure, position[:, :, None], position[:, None]]
+        import einx  # here, since importing it takes about a second
+
+        adj_mat = einx.get_at("b [i j], b p, b q -> b p q", adj_mat, position, position)
         if real is not None:
             adj_mat = adj_mat & real[:, :, None] & real[:, None]
     return graph_distances(adj_mat, largest)

@@ -8,8 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from equiformer_pytorch.cells import neighbours_by_cells
 from equiformer_pytorch.graph import Table
+from equiformer_pytorch.selection import smallest
 
+# Structures with more points than this are searched by cells, where no adjacency asks for all pairs.
+DENSE = 1024
 # Pairs of points that are looked at in one go: bounds the memory of the search.
 PAIRS_AT_ONCE = 2**23
 
@@ -34,6 +38,9 @@ def find_neighbours(
     """
     rows, columns = structures.rows, structures.columns
     device = coordinates.device
+    if columns > DENSE and graph_distance is None:
+        structure = structures.gather(torch.arange(rows, device=device)[:, None].expand(rows, columns))
+        return neighbours_by_cells(coordinates, structure, num_neighbors, valid_radius)
     padded = structures.spread(coordinates)
     real = structures.mask
     if real is None:
@@ -47,15 +54,15 @@ def find_neighbours(
         distance = torch.cdist(padded[:, window], padded, compute_mode="donot_use_mm_for_euclid_dist")
         allowed = real[:, window, None] & real[:, None] & (column[window, None] != column) & (distance <= valid_radius)
         if graph_distance is None:
-            chosen = _smallest(distance, allowed, num_neighbors)
+            chosen = smallest(distance, allowed, num_neighbors)
         else:
             steps = graph_distance[:, window]
             connected = allowed & (steps > 0)
             chosen = connected
             if max_sparse_neighbors < columns:
                 rank = distance.argsort(dim=-1, stable=True).argsort(dim=-1)
-                chosen = _smallest((steps * columns + rank).double(), connected, max_sparse_neighbors)
-            chosen |= _smallest(distance, allowed & (steps == 0), num_neighbors)
+                chosen = smallest((steps * columns + rank).double(), connected, max_sparse_neighbors)
+            chosen |= smallest(distance, allowed & (steps == 0), num_neighbors)
         structure, receiver, sender = chosen.nonzero().unbind(1)
         found.append(torch.stack((structure, receiver + start, sender)))
     if not found:
@@ -68,22 +75,6 @@ def find_neighbours(
 
     position = real.flatten().cumsum(0) - 1
     return position[structure * columns + sender], position[structure * columns + receiver]
-
-
-def _smallest(
-    key: Float[Tensor, "structures rows columns"], allowed: Bool[Tensor, "structures rows columns"], count: float
-) -> Bool[Tensor, "structures rows columns"]:
-    """In each row the `count` allowed entries with the smallest key; among equal keys the first."""
-    if count >= key.shape[-1]:
-        return allowed
-    if count < 1:
-        return torch.zeros_like(allowed)
-    key = key.masked_fill(~allowed, math.inf)
-    last = key.topk(int(count), dim=-1, largest=False).values[..., -1:]
-    below = key < last
-    equal = (key == last) & allowed
-    room = int(count) - below.sum(-1, keepdim=True)
-    return below | (equal & (equal.cumsum(-1) <= room))
 
 
 def graph_distances(

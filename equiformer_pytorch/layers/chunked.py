@@ -26,14 +26,15 @@ def over_receivers(
     """``function(x of some receivers, sender features of all, their graph)`` for all receivers: features and weights.
 
     Where edge tensors of `width` numbers per edge would exceed :data:`LARGEST`, receivers are taken in pieces, whose
-    activations are computed again in the backward pass. The result is the same.
+    activations are computed again in the backward pass. The result is the same. The transforms of ``torch.func`` do
+    not allow that: under them the activations are kept.
     """
     table = graph.neighbours
     if table.rows * table.columns * width <= LARGEST:
         return function(x, sender, graph)
     outputs, weights = [], []
     for rows, piece in graph.chunks(max(LARGEST // width, 1)):
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
             recomputed = checkpoint(function, x[rows], sender, piece, use_reentrant=False, preserve_rng_state=False)
             output, weight = recomputed
         else:

@@ -71,8 +71,9 @@ class _Reversible(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor):
         dy1, dy2 = grad_outputs
         y1, y2, x, *tensors = ctx.saved_tensors
-        wanted = [t for t, need in zip(tensors, ctx.needs_input_grad[4:], strict=True) if need]
-        leaves = {id(t): t.detach().requires_grad_(need) for t, need in zip(tensors, ctx.needs_input_grad[4:])}
+        needs = list(zip(tensors, ctx.needs_input_grad[4:], strict=True))
+        wanted = [t for t, need in needs if need]
+        leaves = {id(t): t.detach().requires_grad_(need) for t, need in needs}
         graph, parameters = _unpack(ctx.blocks, ctx.graph, [leaves[id(t)] for t in tensors])
         edge_leaves = [t for t in graph.tensors() if t.requires_grad]
         sums: dict[int, Tensor] = {}
@@ -97,10 +98,7 @@ class _Reversible(torch.autograd.Function):
                 y1 = y1 - f.detach()
 
         dx = dy1 + dy2 if ctx.needs_input_grad[3] else None
-        gradients = [
-            sums.get(id(leaves[id(t)])) if need else None
-            for t, need in zip(tensors, ctx.needs_input_grad[4:], strict=True)
-        ]
+        gradients = [sums.get(id(leaves[id(t)])) if need else None for t, need in needs]
         if torch.is_grad_enabled():
             sources = [t for t in (x, *wanted) if t.requires_grad]
             dx, *gradients = (None if t is None else _RefuseSecondOrder.apply(t, *sources) for t in (dx, *gradients))

@@ -22,7 +22,7 @@ def spans(degrees: int) -> list[tuple[int, int]]:
 
 
 def order_major(low: int, high: int, limit: int, max_order: int) -> list[tuple[int, int]]:
-    """(degree, signed order) of the rows of a block: |m| ascending, −m before +m, degrees from low to below the limits."""
+    """(degree, signed order) of the rows of a block: |m| ascending, −m before +m, then by degree."""
     return [
         (degree, sign * order)
         for order in range(min(max_order + 1, high))
@@ -40,8 +40,9 @@ def block_constants(
         columns = high**2 - low**2
         block = torch.zeros(high * (2 * high - 1), columns, columns, dtype=torch.float64)
         signs = torch.cat([x_half_turn_signs(degree) for degree in range(low, high)])
+        polynomials = {degree: half_turn_coefficients(degree) for degree in range(low, high)}
         for row, (degree, order) in enumerate(order_major(low, high, high, high)):
-            coefficients = half_turn_coefficients(degree).unflatten(1, (2 * degree + 1, 2 * degree + 1))
+            coefficients = polynomials[degree].unflatten(1, (2 * degree + 1, 2 * degree + 1))
             first = degree**2 - low**2
             block[: coefficients.shape[0], row, first : first + 2 * degree + 1] = coefficients[:, degree + order]
         constants.append((block.flatten(1), signs))

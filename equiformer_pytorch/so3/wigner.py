@@ -4,7 +4,6 @@ r"""Wigner D matrices in e3nn's real basis: of rotations given by angles, and of
 """
 
 import math
-from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -21,7 +20,6 @@ def rotation_about_y(degree: int, angle: Float[Tensor, "*batch"]) -> Float[Tenso
     return torch.diag_embed(turn.cos()) + torch.diag_embed(turn.sin().flip(-1)).flip(-1)
 
 
-@cache
 def _swap_y_z(degree: int) -> Float64[Tensor, "order order"]:
     """D_l of the half-turn that swaps y and z (and reverses x); a symmetric matrix, its own inverse."""
     points, weights = sphere_quadrature(2 * degree)
@@ -37,7 +35,6 @@ def rotation_about_z(degree: int, angle: Float[Tensor, "*batch"]) -> Float[Tenso
     return swap @ rotation_about_y(degree, angle) @ swap
 
 
-@cache
 def half_turn_coefficients(degree: int) -> Float64[Tensor, "even_harmonics entries"]:
     r"""The matrix C with :math:`\mathrm{vec}\,D_l(H_n) = Y_{0,2,\dots,2l}(n)\,C`, where H_n is the half-turn about n.
 

@@ -32,7 +32,7 @@ def neighbours_by_cells(
     senders, receivers = [], []
     waiting = torch.arange(points, device=coordinates.device)
     while waiting.numel() and LARGEST_GRID > extent / size > 4:
-        cells = _Cells(coordinates - low, structure, size)
+        cells = _Cells(coordinates, low, structure, size)
         # Cells of this size show all points within it: who has `count` of them, or wants no others, is done.
         for part in waiting.split(max(1, PAIRS_AT_ONCE // cells.most_candidates(waiting))):
             sender, receiver = cells.nearest(part, count, min(radius, size))
@@ -69,10 +69,10 @@ def _cell_size(coordinates: Tensor, structure: Tensor, count: float, radius: flo
 class _Cells:
     """Points sorted by cubic cell; cells of one structure, and along z, follow each other."""
 
-    def __init__(self, coordinates: Tensor, structure: Tensor, size: float) -> None:
+    def __init__(self, coordinates: Tensor, low: Tensor, structure: Tensor, size: float) -> None:
         self.coordinates = coordinates
         # A margin of one cell on every side, so that the cells around a point never wrap into another row.
-        self.cell = (coordinates / size).floor().long() + 1
+        self.cell = ((coordinates - low) / size).floor().long() + 1
         self.shape = (self.cell.amax(0) + 2).tolist()
         self.structure = structure
         keys, self.order = self._key(self.cell).sort(stable=True)

@@ -174,6 +174,8 @@ def steps_between(adj_mat: Tensor, batch: Batch, largest: int) -> Int[Tensor, "s
         adj_mat = adj_mat.expand(batch.structures, *adj_mat.shape)
     size = (batch.structures, batch.columns, batch.columns)
     checks.check_shape("adj_mat", adj_mat, size, "(batch, points, points), or (points, points)")
+    if batch.table.columns == 0:
+        return torch.zeros(batch.structures, 0, 0, dtype=torch.long, device=adj_mat.device)
     if batch.flat is not None:
         position, real = batch.table.spread(batch.column), batch.table.mask
         import einx  # here, since importing it takes about a second

@@ -19,7 +19,7 @@ class Conv(nn.Module):
     radial weights w of the edge. (Passaro & Zitnick 2023, section 3.3; they concatenate the two ends, we add them,
     as Equiformer does.)
 
-    Radial weights scale channels, so features need enough of them: A and B widen narrow ones up to fourfold, to 32.
+    Radial weights scale channels, so features need enough of them: A and B widen narrow ones up to twofold, to 32.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Conv(nn.Module):
         reflection_equivariant: bool,
     ) -> None:
         super().__init__()
-        self.channels = max(max(fiber), min(32, 4 * max(fiber)))
+        self.channels = max(max(fiber), min(32, 2 * max(fiber)))
         wide = Fiber((self.channels,) * len(fiber))
         self.width = wide.width
         self.from_receiver = Linear(fiber, wide, bias=True)

@@ -1,0 +1,235 @@
+"""The loop: accumulation, clipping, warm-up and cosine, EMA, checkpoints, exact resume.
+
+Exact resume rests on one rule: what happens in a step is a function of the weights, the optimizer's state, and (seed,
+step, process). The learning rate is a function of the step, the samples of their number, and the global generator is
+seeded anew at every step. So a checkpoint needs no generator states, and a run that was killed and resumed ends with
+the bits of one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from equiformer_pytorch.training.checkpoint import CheckpointError, save_checkpoint
+from equiformer_pytorch.training.metrics import MetricsFile
+from equiformer_pytorch.training.samples import seed_for
+
+Batch = TypeVar("Batch")
+COLUMNS = ("step", "train", "valid", "lr", "grad_norm", "seconds")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """`batch_size` is per process and micro-batch: a step sees batch_size x accumulate x processes samples."""
+
+    steps: int
+    batch_size: int
+    accumulate: int
+    warmup: int
+    clip: float
+    ema: float
+    seed: int
+    validate_every: int
+    checkpoint_every: int
+    max_seconds: float = math.inf
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the averaged model, steps done, and the signal that stopped it, if one did."""
+
+    ema: nn.Module
+    step: int
+    stopped_by: signal.Signals | None
+
+
+def learning_rate(step: int, steps: int, warmup: int) -> float:
+    """Share of the full rate: rises over `warmup` steps, then falls to zero along a cosine."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def ramped_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """For `AveragedModel`: an exponential average whose decay (1 + n) / (10 + n) rises to `decay` with the steps n."""
+
+    @torch.no_grad()
+    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor | int) -> None:
+        share = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
+        for mean, weight in zip(averaged, current, strict=True):
+            mean.lerp_(weight, share)
+
+    return average
+
+
+class StopSignals:
+    """Within it, the first SIGINT or SIGTERM is noted in `received`; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[int, Any] = {}
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __enter__(self) -> StopSignals:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()
+
+
+def train(
+    model: nn.Module,
+    loss_function: Callable[[nn.Module, Batch], Tensor],
+    samples: Dataset[Any],
+    optimizer: torch.optim.Optimizer,
+    settings: TrainSettings,
+    accelerator: Accelerator,
+    folder: Path,
+    about: dict[str, Any],
+    validate: Callable[[nn.Module], float],
+    resume: dict[str, Any] | None = None,
+) -> Outcome:
+    """Trains `model` in place and keeps `checkpoint.pt` and `metrics.csv` in `folder`.
+
+    Args:
+        model: initialised alike in all processes.
+        loss_function: of the model and a collated batch; the mean over the samples of the batch.
+        samples: a map-style dataset of at least steps x samples per step, e.g. a :class:`SampleStream`.
+        optimizer: of the model's parameters, with the full learning rate.
+        accelerator: with `gradient_accumulation_steps=settings.accumulate`.
+        folder: exists already.
+        about: what a program must know to build the same model again; stored in the checkpoint.
+        validate: a figure of the averaged model, computed in the main process every `validate_every` steps.
+        resume: a checkpoint of this run, by :func:`load_checkpoint`.
+
+    It stops early, with a checkpoint, after `settings.max_seconds` or on SIGINT or SIGTERM; the schedule is a function
+    of the step alone, so resuming goes on as if nothing had been.
+    """
+    step, seconds_before = (0, 0.0) if resume is None else (resume["step"], resume["seconds"])
+    processes = accelerator.num_processes
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    ema = AveragedModel(model, multi_avg_fn=ramped_average(settings.ema))
+    ema.to(accelerator.device).eval()
+    if resume is not None:
+        if resume["processes"] != processes:
+            raise CheckpointError(
+                f"this run has {resume['processes']} processes, not {processes}: resume it with those"
+            )
+        try:
+            model.load_state_dict(resume["model"])
+            ema.load_state_dict(resume["ema"])
+            optimizer.load_state_dict(resume["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint in {folder} was made by another model") from error
+
+    per_step = settings.batch_size * settings.accumulate * processes
+    remaining = Subset(samples, range(step * per_step, settings.steps * per_step))
+    loader = DataLoader(remaining, batch_size=settings.batch_size)
+    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    wrapped.train()
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            content = {
+                "step": step,
+                "seconds": seconds_before + time.monotonic() - start,
+                "processes": processes,
+                "model": accelerator.unwrap_model(wrapped).state_dict(),
+                "ema": ema.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "about": about,
+            }
+            save_checkpoint(folder / "checkpoint.pt", content)
+
+    def prepare_step() -> None:
+        share = learning_rate(step, settings.steps, settings.warmup)
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = rate * share
+        torch.manual_seed(seed_for("step", settings.seed, step, accelerator.process_index))
+
+    start = time.monotonic()
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        bar = stack.enter_context(
+            tqdm(
+                total=settings.steps,
+                initial=step,
+                unit="step",
+                mininterval=0.2 if sys.stderr.isatty() else 10,  # seconds; a log file wants few lines
+                disable=not accelerator.is_main_process,
+            )
+        )
+        metrics = None
+        if accelerator.is_main_process:
+            metrics = MetricsFile(folder / "metrics.csv", COLUMNS, step)
+            stack.callback(metrics.close)
+        if resume is None:
+            save()
+        step_losses: list[Tensor] = []
+        for batch in loader:
+            if not step_losses:
+                prepare_step()
+            with accelerator.accumulate(wrapped):
+                loss = loss_function(wrapped, batch)
+                step_losses.append(loss.detach())
+                accelerator.backward(loss)
+                whole = accelerator.sync_gradients
+                grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip) if whole else None
+                optimizer.step()
+                optimizer.zero_grad()
+            if grad_norm is None:
+                continue  # more micro-batches belong to this step
+
+            ema.update_parameters(accelerator.unwrap_model(wrapped))
+            step += 1
+            reduced: Any = accelerator.reduce(torch.stack(step_losses).mean(), "mean")
+            mean_loss = float(reduced)
+            step_losses.clear()
+            if not math.isfinite(mean_loss):
+                raise FloatingPointError(f"the loss became {mean_loss} at step {step}: try a smaller learning rate")
+            if metrics is not None:
+                row = {
+                    "step": step,
+                    "train": mean_loss,
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "grad_norm": float(grad_norm),
+                    "seconds": seconds_before + time.monotonic() - start,
+                }
+                if step % settings.validate_every == 0 or step == settings.steps:
+                    row["valid"] = validate(ema)
+                    bar.set_description(f"valid {row['valid']:.3f}", refresh=False)
+                metrics.write(**row)
+            bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
+            bar.update()
+
+            if signals.received or time.monotonic() - start > settings.max_seconds:
+                accelerator.set_trigger()
+            stopping = accelerator.check_trigger()
+            if stopping or step % settings.checkpoint_every == 0 or step == settings.steps:
+                save()
+            if stopping:
+                break
+        return Outcome(ema.module, step, signals.received)

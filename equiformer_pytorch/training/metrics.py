@@ -1,0 +1,39 @@
+"""Metrics as CSV, one row per step, in step with the checkpoint."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class MetricsFile:
+    """Appends rows to a CSV file whose first column is the step.
+
+    Opening it at `step` drops the rows beyond: those of a killed run that its last checkpoint does not cover.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
+        kept = [row for row in read_metrics(path) if int(row["step"]) <= step] if step and path.exists() else []
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(kept)
+        temporary.replace(path)
+        self._file = path.open("a", newline="")
+        self._writer = csv.DictWriter(self._file, columns, restval="")
+
+    def write(self, **row: float) -> None:
+        """Columns that are not given stay empty."""
+        self._writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics file; a last row that a kill cut short is left out."""
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]

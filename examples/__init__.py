@@ -1,0 +1,1 @@
+"""Complete programs around `equiformer_pytorch`; they need the extra `examples`."""

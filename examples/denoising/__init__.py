@@ -1,0 +1,1 @@
+"""Protein backbone denoising: data, model, evaluation and report of `denoise.py`."""

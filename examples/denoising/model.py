@@ -1,0 +1,76 @@
+"""The denoiser: an `Equiformer` on the points of a backbone that knows which of them the chain connects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from equiformer_pytorch import Equiformer
+
+
+def chain_relations(positions: Tensor, mask: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """What the chain tells of each pair of points.
+
+    Args: positions (b, n) along the chain, mask (b, n), and the reach in atoms.
+    Returns: edge tokens (b, n, n), `reach + offset` within reach and `2 reach + 1` for "no relation"; and the adjacency
+    (b, n, n) of the pairs within reach, without a point's own entry.
+    """
+    offset = positions[:, None, :] - positions[:, :, None]
+    related = (offset.abs() <= reach) & mask[:, None, :] & mask[:, :, None]
+    return torch.where(related, offset + reach, 2 * reach + 1), related & (offset != 0)
+
+
+class BackboneDenoiser(nn.Module):
+    """Predicts the displacement, in Å, that takes each noised point back to where it was.
+
+    A point attends to all within `chain_reach` atoms along the chain and to the `neighbors` nearest others in space.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        dim: Sequence[int],
+        depth: int,
+        heads: int,
+        dim_head: int,
+        neighbors: int,
+        chain_reach: int,
+    ) -> None:
+        super().__init__()
+        self.chain_reach = chain_reach
+        self.net = Equiformer(
+            num_tokens=num_tokens,
+            dim=tuple(dim),
+            num_degrees=len(dim),
+            depth=depth,
+            heads=heads,
+            dim_head=dim_head,
+            num_edge_tokens=2 * chain_reach + 2,
+            edge_dim=16,
+            attend_sparse_neighbors=True,
+            num_neighbors=neighbors,
+            reduce_dim_out=True,
+            l2_dist_attention=False,  # after 400 steps, 0.156 of the variance is left, against 0.168
+        )
+
+    def forward(self, tokens: Tensor, coords: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """tokens, positions, mask (b, n), coords (b, n, 3) in Å -> displacements (b, n, 3)."""
+        edges, adjacency = chain_relations(positions, mask, self.chain_reach)
+        return self.net(tokens, coords, mask, adj_mat=adjacency, edges=edges).type1
+
+
+def variance_left(predicted: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+    """Share of the noise's variance that is left, of each structure: |noise + predicted|² / |noise|².
+
+    Args: predicted, noise (b, n, 3), mask (b, n). Returns (b,).
+    """
+    left = ((noise + predicted).square().sum(-1) * mask).sum(-1)
+    return left / (noise.square().sum(-1) * mask).sum(-1).clamp(min=1e-12)
+
+
+def denoising_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Mean over the structures of the variance left; 1 for a model that predicts nothing."""
+    predicted = model(batch["tokens"], batch["coords"] + batch["noise"], batch["positions"], batch["mask"])
+    return variance_left(predicted, batch["noise"], batch["mask"]).mean()

@@ -1,0 +1,29 @@
+"""Settings for all tests: deterministic, no deadlines, default dtype and random numbers restored."""
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    max_examples=10,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> Iterator[None]:
+    """Every test starts from the same random numbers and must leave torch's global settings alone."""
+    torch.manual_seed(0)
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    yield
+    changed = (torch.get_default_dtype(), torch.is_grad_enabled()) != (dtype, grad)
+    torch.set_default_dtype(dtype)
+    torch.set_grad_enabled(grad)
+    assert not changed, "the test left the default dtype or the gradient mode changed"

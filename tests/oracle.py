@@ -1,0 +1,13 @@
+"""e3nn's Wigner matrices in float64. (Under float32 as default dtype e3nn rounds its generators to float32.)"""
+
+import torch
+from e3nn import o3
+from torch import Tensor
+
+from equiformer_pytorch.utils import torch_default_dtype
+
+
+def wigner_d(degree: int, alpha: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
+    """D of e3nn's Y(alpha) X(beta) Y(gamma)."""
+    with torch_default_dtype(torch.float64):
+        return o3.wigner_D(degree, alpha.double(), beta.double(), gamma.double())

@@ -1,0 +1,62 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from equiformer_pytorch.graph import Table
+from tests.layers.harness import graph_of
+from tests.models import build, example
+
+
+@given(sizes=st.lists(st.integers(0, 5), max_size=5))
+def test_tables_spread_and_gather(sizes):
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.long))
+    table = Table.from_groups(group, len(sizes))
+    members = torch.randn(sum(sizes), 2)
+    if sum(sizes):
+        spread = table.spread(members)
+        assert spread.shape == (len(sizes), max(sizes), 2)
+        assert table.gather(spread).equal(members)
+        for row, (size, part) in enumerate(zip(sizes, members.split(sizes), strict=True)):
+            assert spread[row, :size].equal(part)
+            if table.mask is not None:
+                assert table.mask[row].tolist() == [True] * size + [False] * (max(sizes) - size)
+    assert (table.mask is None) == (len(set(sizes)) <= 1)
+
+
+def test_equal_sizes_are_a_view():
+    members = torch.randn(6, 2)
+    assert Table.from_groups(torch.tensor([0, 0, 1, 1, 2, 2]), 3).spread(members).data_ptr() == members.data_ptr()
+
+
+def test_sums_and_ends():
+    model = build(valid_radius=1.5)
+    sample = example(model)
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3]).bool()
+    sample.extra["mask"] = mask
+    graph = graph_of(model, sample)
+    x = torch.randn(11, 3, dtype=torch.float64)
+    sums = graph.sum_structures(x)
+    torch.testing.assert_close(sums, torch.stack((x[:7].sum(0), x[7:].sum(0))))
+    ends = graph.add_ends(x, 10 * x)
+    torch.testing.assert_close(ends, x[graph.senders] + 10 * x[graph.receivers])
+    assert (graph.receivers.diff() >= 0).all()
+
+
+def test_softmax_is_the_formula():
+    """u_ij · u_ij e^s_ij / (e^s_ii + Σ_k u_ik e^s_ik), in rows of any length."""
+    model = build(valid_radius=1.8)
+    graph = graph_of(model, example(model))
+    points, slots = graph.neighbours.rows, graph.neighbours.columns
+    for attend_self in (True, False):
+        logits = 3 * torch.randn(points, 2, slots + attend_self, dtype=torch.float64)
+        weights = graph.softmax(logits, attend_self)
+        assert weights.shape == logits.shape
+        for point in range(points):
+            edges = (graph.receivers == point).nonzero().flatten()
+            u = graph.envelope[edges]
+            if attend_self:
+                u = torch.cat((u.new_ones(1), u))
+            terms = u * logits[point, :, : len(u)].exp()
+            expected = u * terms / terms.sum(-1, keepdim=True).clamp(min=1e-300)
+            torch.testing.assert_close(weights[point, :, : len(u)], expected)
+            assert weights[point, :, len(u) :].abs().sum() == 0

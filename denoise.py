@@ -22,6 +22,10 @@ from examples.denoising.settings import Settings, positive
 
 LATEST = ""
 
+# Read when torch is first imported: threads that wait for one another sleep instead of spinning. On two cores that
+# other programs use too, a training step takes 0.4 s instead of 2.2 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""

@@ -102,7 +102,9 @@ class _Cells:
         sender = self.order[self.first[receivers].flatten()[run] + offset]
         row = run // lengths.shape[1]
         receiver = receivers[row]
-        distance = (self.coordinates[sender] - self.coordinates[receiver]).square().sum(-1).sqrt()
+        # The function that looks at all pairs too: sums in another order would break ties in another way.
+        ends = self.coordinates[sender, None], self.coordinates[receiver, None]
+        distance = torch.cdist(*ends, compute_mode="donot_use_mm_for_euclid_dist").flatten()
         allowed = (sender != receiver) & (distance <= radius)
         if not math.isinf(count):
             columns = int(per_receiver.max())

@@ -35,10 +35,12 @@ class Table:
         first = sizes.cumsum(0) - sizes
         column = torch.arange(columns, device=group.device)
         mask = column < sizes[:, None]
-        return cls(groups, columns, torch.where(mask, first[:, None] + column, 0), mask)
+        padding = first.clamp(max=group.numel() - 1)[:, None]
+        return cls(groups, columns, torch.where(mask, first[:, None] + column, padding), mask)
 
     def spread(self, members: Float[Tensor, members * rest]) -> Float[Tensor, "rows columns *rest"]:
-        """Members in their places; the padding holds copies of member 0, to be masked."""
+        """Members in their places. The padding holds copies of the group's first member, so that groups stay apart (an
+        empty group has those of some other), to be masked."""
         if self.index is None:
             return members.unflatten(0, (self.rows, self.columns))
         return members.index_select(0, self.index.flatten()).unflatten(0, (self.rows, self.columns))

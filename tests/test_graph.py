@@ -1,8 +1,12 @@
+from dataclasses import replace
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiformer_pytorch.graph import Table
+from equiformer_pytorch.graph import Graph, Table
+from equiformer_pytorch.so3.edge_rotation import EdgeRotation
 from tests.layers.harness import graph_of
 from tests.models import build, example
 
@@ -60,3 +64,29 @@ def test_softmax_is_the_formula():
             expected = u * terms / terms.sum(-1, keepdim=True).clamp(min=1e-300)
             torch.testing.assert_close(weights[point, :, : len(u)], expected)
             assert weights[point, :, len(u) :].abs().sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_many_empty_slots_take_nothing(dtype):
+    """One neighbour beside eighty empty slots has all the weight, in half precision too; no NaN in second gradients."""
+    receivers = torch.tensor([0] + [1] * 81)
+    graph = Graph(
+        senders=torch.zeros(82, dtype=torch.long),
+        receivers=receivers,
+        neighbours=Table.from_groups(receivers, 3),
+        structures=Table(1, 3),
+        envelope=torch.ones(82, dtype=dtype),
+        edge_embedding=torch.zeros(82, 1, dtype=dtype),
+        rotation=EdgeRotation(()),
+    )
+    for attend_self in (False, True):
+        logits = torch.zeros(3, 2, 81 + attend_self, dtype=dtype, requires_grad=True)
+        weights = graph.softmax(logits, attend_self)
+        assert (weights[0, :, : 1 + attend_self] == 1 / (1 + attend_self)).all()
+        assert weights[0, :, 1 + attend_self :].abs().max() == 0
+        assert weights[2, :, int(attend_self) :].abs().max() == 0
+        envelope = graph.envelope.clone().requires_grad_()
+        weights = replace(graph, envelope=envelope).softmax(logits, attend_self)
+        first = torch.autograd.grad(weights.float().square().sum(), (logits, envelope), create_graph=True)
+        for second in torch.autograd.grad(sum(g.float().square().sum() for g in first), (logits, envelope)):
+            assert second.isfinite().all()

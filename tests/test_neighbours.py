@@ -109,10 +109,13 @@ def test_cells_equal_all_pairs(monkeypatch, shape, num_neighbors):
     assert receivers.equal(whole[1][mine])
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_ties_do_not_depend_on_the_rest_of_the_batch(monkeypatch, dtype):
+def test_ties_do_not_depend_on_the_rest_of_the_batch(monkeypatch, dtype, turned):
     """A lattice whose coordinates are rounded: alone, beside others, by cells or by all pairs."""
     lattice = 0.1 * torch.cartesian_prod(*[torch.arange(6, dtype=dtype)] * 3)
+    if turned:
+        lattice = lattice @ torch.linalg.qr(torch.randn(3, 3, dtype=dtype)).Q
     other = torch.randn(50, 3, dtype=dtype) * 3 - 7.3
     together = torch.cat((lattice, other))
     options = {"num_neighbors": 4, "valid_radius": 1e5}

@@ -76,7 +76,7 @@ def plot_losses(metrics: list[dict[str, str]], baselines: dict[str, float], path
     axes.minorticks_off()
     axes.set(xlabel="step", ylabel="share of the noise's variance left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.88))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

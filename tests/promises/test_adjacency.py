@@ -203,3 +203,13 @@ def test_an_ignored_matrix_is_an_error(options):
     sample = example(model)
     with pytest.raises(ValueError, match="adj_mat"):
         model(sample.inputs, sample.coors, adj_mat=path_graph(7))
+
+
+def test_the_embedded_distance_is_that_from_receiver_to_sender():
+    model = build(num_adj_degrees_embed=2, adj_dim=3, depth=0)
+    sample = example(model, batch=1, points=4)
+    sample.extra["adj_mat"] = torch.zeros(4, 4, dtype=torch.bool)
+    none = sample.all_degrees(model)[0]
+    sample.extra["adj_mat"][1, 3] = True
+    changed = (sample.all_degrees(model)[0] - none).abs().amax((2, 3)) > 1e-9
+    assert changed.nonzero().tolist() == [[0, 1]]

@@ -167,3 +167,17 @@ def test_empty_slots_weigh_nothing_however_sharp_the_attention(kind, dtype):
     for degree, x in whole.all_degrees(model).items():
         for s in range(3):
             assert (x[s] - single[s][degree][0]).abs().max() <= tolerances.ISOLATION_BY_DTYPE[dtype]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("kind", ["l2", "mlp", "mlp-linear-heads", "l2-reversible"])
+def test_broken_features_of_one_structure_do_not_reach_another(kind, value):
+    """Points whose features have become NaN, in a structure of another size of the same batch."""
+    model = build(**KINDS[kind])
+    whole = example(model, batch=2, points=6)
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2]).bool()
+    whole.inputs[0] = value
+    together = Example(whole.inputs, whole.coors, {"mask": mask}).all_degrees(model)
+    single = alone(whole, 1, mask[1]).all_degrees(model)
+    for degree, x in together.items():
+        assert (x[1, :4] - single[degree][0]).abs().max() <= tolerances.ISOLATION

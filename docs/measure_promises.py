@@ -170,7 +170,7 @@ def gradients() -> None:
         direction = torch.randn_like(coors)
         exact = (gradient * direction).sum()
         found = float("inf")
-        for h in (1e-5, 1e-6):  # the smaller where a kink of MLP attention's LeakyReLU lies within the larger
+        for h in (1e-5, 1e-6):
             with torch.no_grad():
                 numeric = (
                     8 * (energy(given.coors + h * direction) - energy(given.coors - h * direction))

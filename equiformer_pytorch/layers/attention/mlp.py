@@ -12,9 +12,10 @@ from equiformer_pytorch.layers.fiber import Fiber
 class MLPAttention(Attention):
     r"""Logits from invariants z of the message, as in GATv2 and Equiformer (Liao & Smidt 2023, section 4.2),
 
-    .. math:: s_{ij}^h = w_h \cdot \mathrm{LeakyReLU}(z_{ij}^h),
+    .. math:: s_{ij}^h = w_h \cdot f(z_{ij}^h), \qquad f(z) = z\,\bigl(a + (1 - a)\,\sigma(z)\bigr),
 
-    with `attn_hidden_dim_mult` of them per head. Gated messages are Equiformer's nonlinear values; its second tensor
+    with `attn_hidden_dim_mult` of them per head; f is LeakyReLU of slope a without its kink (as in EquiformerV2), so
+    that forces are continuous. Gated messages are Equiformer's nonlinear values; its second tensor
     product is left out. With `single_headed_kv` the heads of a degree share z, not w.
     """
 
@@ -44,7 +45,8 @@ class MLPAttention(Attention):
         invariants: Float[Tensor, "receivers slots logit_invariants"],
     ) -> Float[Tensor, "receivers heads slots"]:
         """As in the base class; looks at the invariants alone."""
-        hidden = F.leaky_relu(invariants, self.slope).split(self.hidden, dim=-1)
+        activated = self.slope * invariants + (1 - self.slope) * F.silu(invariants)
+        hidden = activated.split(self.hidden, dim=-1)
         logits = [
             (z.unflatten(-1, (-1, weight.shape[-1])) * weight).sum(-1)
             for z, weight in zip(hidden, self.to_logits, strict=True)

@@ -106,22 +106,19 @@ class _Cells:
         ends = self.coordinates[sender, None], self.coordinates[receiver, None]
         distance = torch.cdist(*ends, compute_mode="donot_use_mm_for_euclid_dist").flatten()
         allowed = (sender != receiver) & (distance <= radius)
-        if not math.isinf(count):
-            columns = int(per_receiver.max())
-            column = torch.arange(run.numel(), device=runs.device) - (per_receiver.cumsum(0) - per_receiver)[row]
-            table = distance.new_full((receivers.numel(), columns), math.inf)
-            table[row, column] = distance.masked_fill(~allowed, math.inf)
-            last = table.topk(min(int(count), columns), dim=-1, largest=False).values[:, -1][row]
-            allowed &= distance <= last
-        sender, receiver, row, distance = sender[allowed], receiver[allowed], row[allowed], distance[allowed]
-        if not math.isinf(count):
-            last = last[allowed]
-            order = (row * self.coordinates.shape[0] + sender).argsort()
-            sender, receiver, row, distance, last = (t[order] for t in (sender, receiver, row, distance, last))
-            below = torch.bincount(row[distance < last], minlength=receivers.numel())
-            tied = distance == last
-            rank = tied.cumsum(0)
-            before = torch.zeros_like(below).scatter_reduce(0, row, rank - tied.long(), "amin", include_self=False)
-            keep = ~tied | (rank - before[row] <= count - below[row])
-            sender, receiver = sender[keep], receiver[keep]
-        return sender, receiver
+        if math.isinf(count):
+            return sender[allowed], receiver[allowed]
+        columns = int(per_receiver.max())
+        column = torch.arange(run.numel(), device=runs.device) - (per_receiver.cumsum(0) - per_receiver)[row]
+        table = distance.new_full((receivers.numel(), columns), math.inf)
+        table[row, column] = distance.masked_fill(~allowed, math.inf)
+        last = table.topk(min(int(count), columns), dim=-1, largest=False).values[:, -1][row]
+        # Few are left, the chosen and those as far as the last of them: in order, the first ones win.
+        few = (allowed & (distance <= last)).nonzero().squeeze(1)
+        few = few[(row[few] * self.coordinates.shape[0] + sender[few]).argsort()]
+        row, tied = row[few], (distance == last)[few]
+        below = torch.bincount(row[~tied], minlength=receivers.numel())
+        rank = tied.cumsum(0)
+        before = torch.zeros_like(below).scatter_reduce(0, row, rank - tied.long(), "amin", include_self=False)
+        chosen = few[~tied | (rank - before[row] <= count - below[row])]
+        return sender[chosen], receiver[chosen]

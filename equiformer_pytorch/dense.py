@@ -43,12 +43,12 @@ class Batch:
         structure = index // max(columns, 1)
         return cls(structures, columns, None if mask is None else index, structure, index - structure * columns, table)
 
-    def compact(self, x: Float[Tensor, "structures columns *rest"]) -> Float[Tensor, points * rest]:
+    def compact(self, x: Float[Tensor, "structures columns ..."]) -> Float[Tensor, "points ..."]:
         """The real points of a dense tensor."""
         x = x.flatten(0, 1)
         return x if self.flat is None else x.index_select(0, self.flat)
 
-    def expand(self, x: Float[Tensor, points * rest], fill: float = 0) -> Float[Tensor, "structures columns *rest"]:
+    def expand(self, x: Float[Tensor, "points ..."], fill: float = 0) -> Float[Tensor, "structures columns ..."]:
         """Real points back in their places, `fill` elsewhere."""
         if self.flat is not None:
             dense = x.new_full((self.structures * self.columns, *x.shape[1:]), fill)
@@ -180,7 +180,8 @@ def steps_between(adj_mat: Tensor, batch: Batch, largest: int) -> Int[Tensor, "s
         position, real = batch.table.spread(batch.column), batch.table.mask
         import einx  # here, since importing it takes about a second
 
-        adj_mat = einx.get_at("b [i j], b p, b q -> b p q", adj_mat, position, position)
+        get_at = einx.get_at  # pyright: ignore[reportPrivateImportUsage]
+        adj_mat = get_at("b [i j], b p, b q -> b p q", adj_mat, position, position)
         if real is not None:
             adj_mat = adj_mat & real[:, :, None] & real[:, None]
     return graph_distances(adj_mat, largest)

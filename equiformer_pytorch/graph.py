@@ -38,14 +38,14 @@ class Table:
         padding = first.clamp(max=group.numel() - 1)[:, None]
         return cls(groups, columns, torch.where(mask, first[:, None] + column, padding), mask)
 
-    def spread(self, members: Float[Tensor, members * rest]) -> Float[Tensor, "rows columns *rest"]:
+    def spread(self, members: Float[Tensor, "members ..."]) -> Float[Tensor, "rows columns ..."]:
         """Members in their places. The padding holds copies of the group's first member, so that groups stay apart (an
         empty group has those of some other), to be masked."""
         if self.index is None:
             return members.unflatten(0, (self.rows, self.columns))
         return members.index_select(0, self.index.flatten()).unflatten(0, (self.rows, self.columns))
 
-    def gather(self, spread: Float[Tensor, "rows columns *rest"]) -> Float[Tensor, members * rest]:
+    def gather(self, spread: Float[Tensor, "rows columns ..."]) -> Float[Tensor, "members ..."]:
         """The inverse of :meth:`spread`."""
         if self.mask is None:
             return spread.flatten(0, 1)
@@ -105,10 +105,14 @@ class Graph:
     ) -> Float[Tensor, "points heads slots"]:
         r"""Attention weights over the edges of each receiver; with `attend_self` slot 0 is the point itself, u = 1:
 
-        .. math:: \alpha_{ij} = u_{ij}\,\frac{u_{ij} e^{s_{ij}}}{\sum_k u_{ik} e^{s_{ik}}}.
+        .. math:: \alpha_{ij} = u_{ij}\,\frac{u_{ij}\,e^{t_{ij}}}{\sum_k u_{ik}\,e^{t_{ik}}}, \qquad
+            t_{ij} = u_{ij} (s_{ij} - \bar s_i), \quad \bar s_i = \frac{\sum_k u_{ik} s_{ik}}{\sum_k u_{ik} + 0.01}.
 
-        The envelope u enters twice: inside, so that a neighbour leaves the sum smoothly, and outside, so that an
-        only neighbour does too. Empty slots weigh nothing, also where a point has no others.
+        The envelope u enters three times: inside, so that a neighbour leaves the sum smoothly; outside, so that an
+        only neighbour does too; and on the logits s, so that a favoured neighbour loses its advantage on the way out.
+        Without that, one with s larger by 40 would dominate until u reaches exp(−40), and forces would spike there.
+        Well inside the radius u is one and this is the plain softmax. Empty slots weigh nothing, also where a point
+        has no others.
         """
         envelope = self.spread_envelope().to(logits.dtype)
         if attend_self:
@@ -116,7 +120,10 @@ class Graph:
         # Slots of weight zero lie below any logit, but finitely: a row without neighbours must not become NaN.
         finfo = torch.finfo(logits.dtype)
         log_envelope = envelope.clamp(min=finfo.tiny).log().masked_fill(envelope == 0, finfo.min / 2)
-        return (logits + log_envelope[:, None]).softmax(-1) * envelope[:, None]
+        envelope = envelope[:, None]
+        mean = (logits * envelope).sum(-1, keepdim=True) / (envelope.sum(-1, keepdim=True) + 0.01)
+        faded = (logits - mean) * envelope
+        return (faded + log_envelope[:, None]).softmax(-1) * envelope
 
     def spread_envelope(self) -> Float[Tensor, "points slots"]:
         """The envelope of each slot, zero for empty ones."""

@@ -205,6 +205,14 @@ def test_attend_self():
         itself = (indices == torch.arange(7)[:, None]).any(-1)
         assert bool(itself.all()) == attend_self
         assert bool(itself.any()) == attend_self
+        # A lone point takes in nothing but itself.
+        caught = []
+        model.layers.blocks[0][0].register_forward_hook(lambda _, args, out, caught=caught: caught.append(out))
+        sample = example(model, batch=1, points=3)
+        model(sample.inputs[:, :1], sample.coors[:, :1])
+        out, weights = caught[0]
+        assert bool((out != 0).any()) == attend_self
+        assert weights[0].shape[-1] == attend_self
 
 
 @pytest.mark.parametrize("frac", [0.0, 0.25, 0.5, 1.0])

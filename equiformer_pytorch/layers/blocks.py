@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.layers.attention.base import Attention
 from equiformer_pytorch.layers.reversible import reversible_blocks
 
 Weights = list[list[Float[Tensor, "points heads slots"]]]
@@ -25,7 +28,7 @@ class SequentialBlocks(nn.Module):
         self, x: Float[Tensor, "points width"], graph: Graph, weights: Weights | None = None
     ) -> Float[Tensor, "points width_out"]:
         """`weights`, where given, is filled with the attention weights of each layer and degree."""
-        for attention, feed_forward in self.blocks:
+        for attention, feed_forward in cast("list[nn.ModuleList]", self.blocks):
             y, layer_weights = attention(x, graph)
             if weights is not None:
                 weights.append(layer_weights)
@@ -50,8 +53,9 @@ class ReversibleBlocks(nn.Module):
         self, x: Float[Tensor, "points width"], graph: Graph, weights: Weights | None = None
     ) -> Float[Tensor, "points width_out"]:
         """As :meth:`SequentialBlocks.forward`."""
-        blocks = list(self.blocks)
-        invertible = [b for b in blocks if len(b[0].fiber_out) == len(b[0].fiber)]
+        blocks = cast("list[nn.ModuleList]", list(self.blocks))
+        attentions = [cast(Attention, attention) for attention, _ in blocks]
+        invertible = [b for b, a in zip(blocks, attentions, strict=True) if len(a.fiber_out) == len(a.fiber)]
         x1, x2 = reversible_blocks(invertible, x, graph, weights)
         for attention, feed_forward in blocks[len(invertible) :]:
             y, layer_weights = attention(x2, graph)

@@ -1,15 +1,14 @@
 """From edge vectors to distances and to the rotations that turn each edge onto y."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from equiformer_pytorch.layers.constants import ExactConstants
 from equiformer_pytorch.so3.edge_rotation import EdgeRotation, rotation_constants
 
 
-class EdgeFrame(nn.Module):
+class EdgeFrame(ExactConstants):
     """Distances and rotations of edges, in the dtype of the vectors and never detached.
 
     D_l magnifies the rounding of a direction by about 2l: above degree 4 float32 vectors are worked on in float64.
@@ -29,14 +28,6 @@ class EdgeFrame(nn.Module):
         for index, (coefficients, signs) in enumerate(blocks):
             self.register_buffer(f"coefficients_{index}", coefficients, persistent=False)
             self.register_buffer(f"signs_{index}", signs, persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EdgeFrame":
-        """Follow moves between devices, but not casts: half-precision constants would cost the geometry's accuracy."""
-        exact = dict(self.named_buffers())
-        super()._apply(fn, recurse)
-        for name, moved in list(self.named_buffers()):
-            setattr(self, name, exact[name].to(moved.device))
-        return self
 
     def forward(self, vectors: Float[Tensor, "edges 3"]) -> tuple[Float[Tensor, " edges"], EdgeRotation]:
         given, tiny = vectors.dtype, torch.finfo(vectors.dtype).tiny

@@ -4,10 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equiformer_pytorch.layers.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
 
 
-class Norm(nn.Module):
+class Norm(ExactConstants):
     r"""Root-mean-square norm: degree 0 by itself, the higher degrees by the mean over all degrees,
 
     .. math:: y_0 = \frac{\gamma_0\,x_0}{\sqrt{\epsilon + \langle x_0^2 \rangle}}, \qquad
@@ -26,7 +27,7 @@ class Norm(nn.Module):
         super().__init__()
         self.invariants = fiber[0]
         self.gain = nn.Parameter(torch.ones(sum(fiber)))
-        mean = torch.cat([torch.full((size,), 1 / (size * len(fiber))) for size in fiber.sizes])
+        mean = torch.cat([torch.full((size,), 1 / (size * len(fiber)), dtype=torch.float64) for size in fiber.sizes])
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("channel", fiber.channel_index(), persistent=False)
 
@@ -34,7 +35,7 @@ class Norm(nn.Module):
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         square = wide * wide
         of_invariants = (square[:, : self.invariants].mean(-1, keepdim=True) + self.eps).rsqrt()
-        of_all = ((square * self.mean).sum(-1, keepdim=True) + self.eps).rsqrt()
+        of_all = ((square * self.mean.to(square.dtype)).sum(-1, keepdim=True) + self.eps).rsqrt()
         higher = x.shape[-1] - self.invariants
         factor = torch.cat((of_invariants.expand(-1, self.invariants), of_all.expand(-1, higher)), dim=-1)
         return x * factor.to(x.dtype) * self.gain[self.channel]

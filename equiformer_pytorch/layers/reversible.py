@@ -28,7 +28,9 @@ def reversible_blocks(
     if not blocks:
         return x, x
     if torch._C._are_functorch_transforms_active():
-        parameters = [(dict(f.named_parameters()), dict(g.named_parameters())) for f, g in blocks]
+        parameters = [
+            (dict[str, Tensor](f.named_parameters()), dict[str, Tensor](g.named_parameters())) for f, g in blocks
+        ]
         return _recurrence(blocks, parameters, x, graph, weights)
     flat = [p for block in blocks for layer in block for p in layer.parameters()]
     return _Reversible.apply(blocks, graph, weights, x, *graph.tensors(), *flat)

@@ -112,7 +112,7 @@ OCTAHEDRON = torch.cat((torch.zeros(1, 3), torch.eye(3), -torch.eye(3))).double(
 @pytest.mark.parametrize("kind", ["l2", "mlp", "l2-reversible", "mlp-linear-heads", "l2-radius"])
 def test_centre_of_an_octahedron_has_no_vector_in_any_layer(kind, turned, dtype):
     options = {**KINDS[kind], "depth": 5, "dim": (8, 8, 8), "attend_self": True, "num_neighbors": 6}
-    model = build(dtype, **options)
+    model = build(dtype, noise=0.0, **options)
     coors = OCTAHEDRON * 1.3
     if turned:
         coors = coors @ wigner_d(1, *random_angles(3)).T

@@ -45,7 +45,7 @@ def scene(kind: str, **options):
 def test_no_jump_at_the_radius(kind, attend_self):
     at = scene(kind, attend_self=attend_self)
     for crossing in (RADIUS, RADIUS - 0.7):  # where the third point leaves the first, and the second
-        inside, on, outside = at([crossing - 1e-9, crossing, crossing + 1e-9])
+        inside, on, outside = at([crossing - 1e-12, crossing, crossing + 1e-12])
         assert (outside - inside).abs().max() < 1e-6
         assert (on - inside).abs().max() < 1e-6
     near, far = at([0.5, RADIUS])

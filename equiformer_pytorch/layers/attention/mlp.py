@@ -15,8 +15,8 @@ class MLPAttention(Attention):
     .. math:: s_{ij}^h = w_h \cdot f(z_{ij}^h), \qquad f(z) = z\,\bigl(a + (1 - a)\,\sigma(z)\bigr),
 
     with `attn_hidden_dim_mult` of them per head; f is LeakyReLU of slope a without its kink (as in EquiformerV2), so
-    that forces are continuous. Gated messages are Equiformer's nonlinear values; its second tensor
-    product is left out. With `single_headed_kv` the heads of a degree share z, not w.
+    that forces are continuous. Gated messages are Equiformer's nonlinear values; its second tensor product is left
+    out. With `single_headed_kv` the heads of a degree share z, not w.
     """
 
     def __init__(

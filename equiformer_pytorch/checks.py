@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from beartype.door import is_bearable
 from jaxtyping import Bool
 from torch import Tensor
 
 
 def check_type(name: str, value: object, hint: object, wanted: str) -> None:
     """TypeError unless `value` is of the type `hint`, in words `wanted`."""
+    from beartype.door import is_bearable  # here, since importing it takes as long as the rest of the package
+
     if not is_bearable(value, hint):  # pyright: ignore[reportArgumentType]
         raise TypeError(f"{name} must be {wanted}, got {value!r} of type {type(value).__name__}")
 

@@ -64,9 +64,7 @@ def main() -> None:
         rmsd = np.sqrt(((xyz - views["true"]) ** 2).sum(-1).mean())
         label = title if stage == "true" else f"{title}: {rmsd:.2f} Å from the truth"
         figure.text(0.156 + column * 0.308, 0.95, label, ha="center", va="center", fontsize=12)
-    bar = figure.colorbar(
-        ScalarMappable(scale, COLOURS), cax=figure.add_axes((0.935, 0.15, 0.011, 0.65)), extend="max"
-    )
+    bar = figure.colorbar(ScalarMappable(scale, COLOURS), cax=figure.add_axes((0.935, 0.15, 0.011, 0.65)), extend="max")
     bar.set_ticks([0, 0.5, 1, 1.5])
     bar.set_label("bond length error / Å")
     figure.savefig(args.out, facecolor="white")

@@ -109,9 +109,11 @@ def padded(model: Equiformer, given: Example) -> float:
     def points(x: Tensor) -> Tensor:
         return grow(x, (1,), float("nan") if x.is_floating_point() else 0)
 
-    inputs = points(given.inputs) if isinstance(given.inputs, Tensor) else {
-        degree: points(x) for degree, x in given.inputs.items()
-    }
+    inputs = (
+        points(given.inputs)
+        if isinstance(given.inputs, Tensor)
+        else {degree: points(x) for degree, x in given.inputs.items()}
+    )
     for name, x in given.extra.items():
         extra[name] = grow(x, (1, 2), float("nan") if x.is_floating_point() else 1)
     n = given.coors.shape[1]
@@ -237,10 +239,7 @@ def smoothness() -> None:
 
 def start_up() -> None:
     """Import beyond torch's own, and construction."""
-    code = (
-        "import time, torch; t = time.perf_counter(); import equiformer_pytorch;"
-        "print(time.perf_counter() - t)"
-    )
+    code = "import time, torch; t = time.perf_counter(); import equiformer_pytorch;print(time.perf_counter() - t)"
     times = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout) for _ in "123"]
     print(f"import beyond torch: {min(times):.2f} s")
     code = (

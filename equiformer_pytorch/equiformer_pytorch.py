@@ -25,7 +25,6 @@ from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.radial import RadialNetwork, envelope
 from equiformer_pytorch.neighbours import find_neighbours
-from equiformer_pytorch.so3.edge_rotation import EdgeRotation
 
 __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", "Return"]
 
@@ -321,7 +320,7 @@ class Equiformer(nn.Module):
             structures=batch.table,
             envelope=within.to(self.dtype),
             edge_embedding=self.radial(distance, features),
-            rotation=EdgeRotation(tuple(block.to(self.dtype) for block in rotation.blocks)),
+            rotation=rotation.with_blocks(block.to(self.dtype) for block in rotation.blocks),
         )
 
     def _steps(self, adj_mat: Tensor | None, batch: Batch) -> Int[Tensor, "structures columns columns"] | None:

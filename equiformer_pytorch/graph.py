@@ -144,4 +144,6 @@ class Graph:
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> Graph:
         """A graph that has these instead, in the order of :meth:`tensors`."""
         envelope, edge_embedding, *blocks = tensors
-        return replace(self, envelope=envelope, edge_embedding=edge_embedding, rotation=EdgeRotation(tuple(blocks)))
+        return replace(
+            self, envelope=envelope, edge_embedding=edge_embedding, rotation=self.rotation.with_blocks(blocks)
+        )

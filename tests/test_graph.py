@@ -47,7 +47,7 @@ def test_sums_and_ends():
 
 
 def test_softmax_is_the_formula():
-    """u_ij · u_ij e^s_ij / (e^s_ii + Σ_k u_ik e^s_ik), in rows of any length."""
+    """u · u e^t / Σ u e^t with t = u (s − mean of s), in rows of any length."""
     model = build(valid_radius=1.8)
     graph = graph_of(model, example(model))
     points, slots = graph.neighbours.rows, graph.neighbours.columns
@@ -60,7 +60,8 @@ def test_softmax_is_the_formula():
             u = graph.envelope[edges]
             if attend_self:
                 u = torch.cat((u.new_ones(1), u))
-            terms = u * logits[point, :, : len(u)].exp()
+            s = logits[point, :, : len(u)]
+            terms = u * (u * (s - (u * s).sum(-1, keepdim=True) / (u.sum() + 0.01))).exp()
             expected = u * terms / terms.sum(-1, keepdim=True).clamp(min=1e-300)
             torch.testing.assert_close(weights[point, :, : len(u)], expected)
             assert weights[point, :, len(u) :].abs().sum() == 0
@@ -77,7 +78,7 @@ def test_many_empty_slots_take_nothing(dtype):
         structures=Table(1, 3),
         envelope=torch.ones(82, dtype=dtype),
         edge_embedding=torch.zeros(82, 1, dtype=dtype),
-        rotation=EdgeRotation(()),
+        rotation=EdgeRotation(1, ()),
     )
     for attend_self in (False, True):
         logits = torch.zeros(3, 2, 81 + attend_self, dtype=dtype, requires_grad=True)

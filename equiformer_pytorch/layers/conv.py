@@ -35,7 +35,7 @@ class Conv(nn.Module):
         super().__init__()
         self.channels = max(max(fiber), min(32, 2 * max(fiber)))
         wide = Fiber((self.channels,) * len(fiber))
-        self.width = wide.width
+        self.degrees, self.width = len(fiber), wide.width
         self.from_receiver = Linear(fiber, wide, bias=True)
         self.from_sender = Linear(fiber, wide)
         self.so2 = SO2Linear(
@@ -54,4 +54,5 @@ class Conv(nn.Module):
         """The orders of the message, and the invariants that come out beside it, from the features of receivers and
         what `from_sender` made of those of all points."""
         ends = graph.add_ends(sender, self.from_receiver(receiver)).unflatten(-1, (-1, self.channels))
-        return self.so2(graph.rotation.align(ends, self.so2.max_order), graph.edge_embedding)
+        aligned = graph.rotation.align(ends, self.degrees, self.so2.max_order)
+        return self.so2(aligned, graph.edge_embedding)

@@ -44,4 +44,4 @@ class EdgeFrame(ExactConstants):
         rotation = EdgeRotation.from_directions(
             vectors / length[:, None], directed.to(dtype), self.recurrence.to(dtype), constants
         )
-        return distance.to(given), EdgeRotation(tuple(block.to(given) for block in rotation.blocks))
+        return distance.to(given), rotation.with_blocks(block.to(given) for block in rotation.blocks)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from math import isqrt
 
 import torch
 from jaxtyping import Float, Float64
@@ -58,6 +58,7 @@ class EdgeRotation:
     above 0.
     """
 
+    degrees: int
     blocks: tuple[Float[Tensor, "edges rows columns"], ...]
 
     @classmethod
@@ -80,19 +81,24 @@ class EdgeRotation:
             if index == 0:
                 factor = torch.cat((torch.ones_like(factor[:, :1]), factor[:, 1:]), dim=1)
             blocks.append(block * factor[:, None])
-        return cls(tuple(blocks))
+        return cls(recurrence.shape[1] // 2 + 1, tuple(blocks))
+
+    def with_blocks(self, blocks: Iterable[Tensor]) -> EdgeRotation:
+        """The same rotations in other tensors: another dtype, or cut out of their graph."""
+        return EdgeRotation(self.degrees, tuple(blocks))
 
     def align(
-        self, x: Float[Tensor, "edges components channels"], max_order: int
+        self, x: Float[Tensor, "edges components channels"], degrees: int, max_order: int
     ) -> list[Float[Tensor, "edges signs rows"]]:
-        """Turn all degrees of x into the edge frames. For each order m ≤ `max_order` the components −m, +m (just 0 for
-        m = 0) of the degrees l ≥ m, the channels of all these degrees side by side."""
-        degrees = isqrt(x.shape[1])
+        """Turn x, of so many degrees, into the edge frames. For each order m ≤ `max_order` the components −m, +m (just
+        0 for m = 0) of the degrees l ≥ m, the channels of all these degrees side by side."""
         if degrees == 1:
             return [x]
         parts: list[list[Tensor]] = [[] for _ in range(max_order + 1)]
-        for matrix, (low, high), columns in self._blocks(degrees, x):
-            turned = torch.bmm(_select(matrix, low, high, degrees, max_order), columns)
+        ranges = spans(degrees)
+        columns = x.split([high**2 - low**2 for low, high in ranges], dim=1) if len(ranges) > 1 else (x,)
+        for block, (low, high) in enumerate(ranges):
+            turned = torch.bmm(self._select(block, high, max_order), columns[block])
             orders = range(min(max_order + 1, high))
             sizes = [(high - max(low, m)) * len({-m, m}) for m in orders]
             for m, part in zip(orders, turned.split(sizes, dim=1), strict=True):
@@ -113,27 +119,19 @@ class EdgeRotation:
             for b, piece in zip(held, part.split(sizes, dim=2) if len(held) > 1 else (part,), strict=True):
                 by_block[b].append(piece.flatten(1, 2))
         restored = []
-        for matrix, (low, high), pieces in zip(self.blocks, spans(degrees), by_block, strict=False):
-            selected = _select(matrix, low, high, degrees, max_order)
-            restored.append(torch.bmm(selected.mT, torch.cat(pieces, dim=1)))
+        for block, (_, high) in enumerate(spans(degrees)):
+            selected = self._select(block, high, max_order)
+            restored.append(torch.bmm(selected.mT, torch.cat(by_block[block], dim=1)))
         return restored[0] if len(restored) == 1 else torch.cat(restored, dim=1)
 
-    def _blocks(self, degrees: int, x: Tensor) -> list[tuple[Tensor, tuple[int, int], Tensor]]:
-        """Matrix, degrees and columns of x for each block."""
-        ranges = spans(degrees)
-        columns = x.split([high**2 - low**2 for low, high in ranges], dim=1) if len(ranges) > 1 else (x,)
-        return list(zip(self.blocks, ranges, columns, strict=False))
-
-
-def _select(matrix: Tensor, low: int, high: int, degrees: int, max_order: int) -> Tensor:
-    """Rows of orders up to `max_order` and degrees below `high`, of a block that may hold more degrees."""
-    columns = high**2 - low**2
-    held = isqrt(matrix.shape[2] + low**2)
-    rows = order_major(low, held, held, max_order)
-    if held > high:
-        keep = [row for row, (degree, _) in enumerate(rows) if degree < high]
-        return matrix[:, torch.tensor(keep, device=matrix.device), :columns]
-    return matrix[:, : len(rows)]
+    def _select(self, block: int, high: int, max_order: int) -> Float[Tensor, "edges rows columns"]:
+        """Rows of orders up to `max_order` and degrees below `high`, of a block that may hold more degrees."""
+        matrix, (low, held) = self.blocks[block], spans(self.degrees)[block]
+        rows = order_major(low, held, held, max_order)
+        if held > high:
+            keep = [row for row, (degree, _) in enumerate(rows) if degree < high]
+            return matrix[:, torch.tensor(keep, device=matrix.device), : high**2 - low**2]
+        return matrix[:, : len(rows)]
 
 
 def rotation_constants(degrees: int) -> tuple[Float64[Tensor, "two degrees orders"], list[tuple[Tensor, Tensor]]]:

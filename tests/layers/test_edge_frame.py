@@ -21,7 +21,7 @@ def test_distances_dtypes_and_zero_edges(degrees, dtype):
         assert block.dtype == dtype
         assert block.isfinite().all()
     invariants = torch.randn(6, degrees**2, 2, dtype=dtype)
-    for m, part in enumerate(rotation.align(invariants, degrees - 1)):
+    for m, part in enumerate(rotation.align(invariants, degrees, degrees - 1)):
         if m == 0:
             torch.testing.assert_close(part[[2, 4], 0, :2], invariants[[2, 4], 0])
             assert part[[2, 4], 0, 2:].abs().sum() == 0

@@ -40,7 +40,7 @@ def matrices(r: torch.Tensor, degree: int, directed: torch.Tensor | None = None)
     size = (degree + 1) ** 2
     identity = torch.eye(size, dtype=r.dtype).expand(len(r), size, size)
     rows = {}
-    for m, part in enumerate(rotation_of(r, degree, directed).align(identity, degree)):
+    for m, part in enumerate(rotation_of(r, degree, directed).align(identity, degree + 1, degree)):
         part = part.unflatten(-1, (degree + 1 - m, size))
         for side, sign in enumerate((-1, 1) if m else (1,)):
             for d in range(m, degree + 1):
@@ -91,7 +91,7 @@ def test_align_and_restore_also_of_fewer_degrees_and_orders(degrees, max_order):
     r = directions(6)
     rotation, exact = rotation_of(r, 6), matrices(r, 6)
     x = torch.randn(6, degrees**2, 3, dtype=torch.float64)
-    orders = [part.unflatten(-1, (degrees - m, 3)) for m, part in enumerate(rotation.align(x, max_order))]
+    orders = [part.unflatten(-1, (degrees - m, 3)) for m, part in enumerate(rotation.align(x, degrees, max_order))]
     expected = []
     for d in range(degrees):
         turned = exact[d] @ x[:, d * d : (d + 1) ** 2]

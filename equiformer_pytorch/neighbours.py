@@ -82,15 +82,17 @@ def graph_distances(
 ) -> Int[Tensor, "structures points points"]:
     """Number of steps from each point to each other along `adjacency`, up to `largest`; 0 for itself and beyond."""
     structures, points, _ = adjacency.shape
-    steps = adjacency.long()
     itself = torch.eye(points, dtype=torch.bool, device=adjacency.device)
-    steps.masked_fill_(itself, 0)
+    steps = adjacency.long().masked_fill_(itself, 0)
     for structure in range(structures):
-        step = steps[structure].float().to_sparse()
-        reached = steps[structure] > 0
+        start, end = steps[structure].nonzero().unbind(1)
+        # Row j holds the points that reach j: a step from j to k adds them to row k.
+        reached = steps[structure].T > 0
         for degree in range(2, largest + 1):
-            reached_next = torch.sparse.mm(step.t(), reached.float().t()).t() > 0
-            new = reached_next & ~reached & ~itself
-            steps[structure].masked_fill_(new, degree)
+            count = torch.zeros(points, points, device=adjacency.device)
+            for j, k in zip(*(ends.split(max(1, PAIRS_AT_ONCE // points)) for ends in (start, end)), strict=True):
+                count.index_add_(0, k, reached[j].float())
+            new = (count > 0) & ~reached & ~itself
+            steps[structure].masked_fill_(new.T, degree)
             reached = reached | new
     return steps

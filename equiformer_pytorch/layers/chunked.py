@@ -27,14 +27,14 @@ def over_receivers(
 
     Where edge tensors of `width` numbers per edge would exceed :data:`LARGEST`, receivers are taken in pieces, whose
     activations are computed again in the backward pass. The result is the same. The transforms of ``torch.func`` do
-    not allow that: under them the activations are kept.
+    not allow that: under them all receivers are taken at once.
     """
     table = graph.neighbours
-    if table.rows * table.columns * width <= LARGEST:
+    if table.rows * table.columns * width <= LARGEST or torch._C._are_functorch_transforms_active():
         return function(x, sender, graph)
     outputs, weights = [], []
     for rows, piece in graph.chunks(max(LARGEST // width, 1)):
-        if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+        if torch.is_grad_enabled():
             recomputed = checkpoint(function, x[rows], sender, piece, use_reentrant=False, preserve_rng_state=False)
             output, weight = recomputed
         else:

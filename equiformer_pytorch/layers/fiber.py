@@ -1,6 +1,6 @@
 """The layout of features: which degrees, how many channels each, and where they lie in one flat tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,20 +14,24 @@ class Fiber(tuple[int, ...]):
     last. So a residual is one addition, a gather one row index, and each degree a view ``(points, 2l+1, c_l)``.
     """
 
-    @property
-    def sizes(self) -> list[int]:
-        """Columns that each degree takes."""
-        return [(2 * degree + 1) * channels for degree, channels in enumerate(self)]
+    sizes: list[int]
+    """Columns that each degree takes."""
+    shapes: list[tuple[int, int]]
+    """Orders and channels of each degree."""
+    width: int
+    """Columns of a feature."""
 
-    @property
-    def width(self) -> int:
-        """Columns of a feature."""
-        return sum(self.sizes)
+    def __new__(cls, channels: Iterable[int]) -> "Fiber":
+        fiber = super().__new__(cls, channels)
+        fiber.shapes = [(2 * degree + 1, c) for degree, c in enumerate(fiber)]
+        fiber.sizes = [orders * c for orders, c in fiber.shapes]
+        fiber.width = sum(fiber.sizes)
+        return fiber
 
     def split(self, x: Float[Tensor, "points width"]) -> list[Float[Tensor, "points order channels"]]:
         """One view (points, 2l+1, c_l) per degree."""
         parts = x.split(self.sizes, dim=-1)
-        return [part.unflatten(-1, (2 * degree + 1, self[degree])) for degree, part in enumerate(parts)]
+        return [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def keep(self, degrees: int) -> "Fiber":
         """The fiber of the lowest `degrees` degrees; its columns come first in the features of this one."""

@@ -17,10 +17,10 @@ class Gate(nn.Module):
 
     def __init__(self, fiber: Fiber) -> None:
         super().__init__()
-        self.fiber = fiber
+        self.sizes = list(fiber)
         self.fiber_in = Fiber((sum(fiber), *fiber[1:]))
 
     def forward(self, parts: list[Float[Tensor, "points order channels"]]) -> list[Tensor]:
         invariants, *higher = parts
-        values, *gates = invariants.split(list(self.fiber), dim=-1)
+        values, *gates = invariants.split(self.sizes, dim=-1)
         return [F.silu(values), *(part * torch.sigmoid(gate) for part, gate in zip(higher, gates, strict=True))]

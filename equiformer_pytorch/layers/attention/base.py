@@ -54,7 +54,7 @@ class Attention(nn.Module, ABC):
     def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig, *, logit_invariants: int = 0) -> None:
         super().__init__()
         degrees = len(fiber_out)
-        self.fiber, self.fiber_out = fiber, fiber_out
+        self.fiber, self.fiber_out, self.scalars = fiber, fiber_out, fiber[0]
         self.heads = config.heads[:degrees]
         self.dim_head = config.dim_head[:degrees]
         self.attend_self = config.attend_self
@@ -102,7 +102,7 @@ class Attention(nn.Module, ABC):
         x = self.norm(x)
         out, weights = over_receivers(self._attend, x, self.conv.from_sender(x), graph, self.conv.width)
         if self.linear_attn is not None:
-            attended = self.linear_attn(x[:, : self.fiber[0]], graph) @ self.linear_attn_to_out
+            attended = self.linear_attn(x[:, : self.scalars], graph) @ self.linear_attn_to_out
             out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
         return out, list(weights.split(list(self.heads), dim=1))
 
@@ -144,7 +144,7 @@ class Attention(nn.Module, ABC):
         messages, invariants = self._messages(x, sender, graph)
         weights = gated = graph.softmax(self.logits(x, messages, invariants), self.attend_self)
         if self.to_gates is not None:
-            gated = weights * torch.sigmoid(self.to_gates(x[:, : self.fiber[0]]))[:, :, None]
+            gated = weights * torch.sigmoid(self.to_gates(x[:, : self.scalars]))[:, :, None]
 
         outputs = []
         by_degree = zip(gated.split(list(self.heads), dim=1), messages.split(self.columns, dim=-1), strict=True)

@@ -67,8 +67,8 @@ def growth_in_points(points: int) -> Case:
 
 
 def growth_in_degrees(degrees: int) -> Case:
-    """A model with more and more degrees."""
-    return Case(f"{degrees} degrees", 128, GROWTH | {"num_degrees": degrees, "depth": 1})
+    """A model with more and more degrees; the first of its two blocks carries them all."""
+    return Case(f"{degrees} degrees", 128, GROWTH | {"num_degrees": degrees})
 
 
 def depth_case(depth: int, reversible: bool) -> Case:

@@ -164,6 +164,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     right.loglog(grown["degrees"], [r["step_s"] for r in grown["by_degrees"]], "o-", label="seconds per training step")
     right.loglog(grown["degrees"], [r["construct_s"] for r in grown["by_degrees"]], "s--", label="seconds to construct")
     right.set(xlabel="degrees", title=f"time ∝ degrees^{grown['exponent_degrees']:.2f} from 4 on")
+    right.set_xticks(grown["degrees"], [str(d) for d in grown["degrees"]])
+    right.minorticks_off()
     right.legend()
     figure.savefig(path, dpi=120)
 

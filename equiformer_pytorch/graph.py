@@ -24,6 +24,8 @@ class Table:
     columns: int
     index: Int[Tensor, "rows columns"] | None = None
     mask: Bool[Tensor, "rows columns"] | None = None
+    empty: Bool[Tensor, " rows"] | None = None
+    """Which groups have no members; None when all have some."""
 
     @classmethod
     def from_groups(cls, group: Int[Tensor, " members"], groups: int) -> Table:
@@ -36,14 +38,24 @@ class Table:
         column = torch.arange(columns, device=group.device)
         mask = column < sizes[:, None]
         padding = first.clamp(max=group.numel() - 1)[:, None]
-        return cls(groups, columns, torch.where(mask, first[:, None] + column, padding), mask)
+        empty = sizes == 0
+        return cls(
+            groups,
+            columns,
+            torch.where(mask, first[:, None] + column, padding),
+            mask,
+            empty if bool(empty.any()) else None,
+        )
 
     def spread(self, members: Float[Tensor, "members ..."]) -> Float[Tensor, "rows columns ..."]:
-        """Members in their places. The padding holds copies of the group's first member, so that groups stay apart (an
-        empty group has those of some other), to be masked."""
+        """Members in their places. The padding, to be masked, holds copies of the group's first member, zeros where
+        it has none: so groups stay apart, even where one holds NaN."""
         if self.index is None:
             return members.unflatten(0, (self.rows, self.columns))
-        return members.index_select(0, self.index.flatten()).unflatten(0, (self.rows, self.columns))
+        spread = members.index_select(0, self.index.flatten()).unflatten(0, (self.rows, self.columns))
+        if self.empty is None:
+            return spread
+        return spread.masked_fill(self.empty.view(-1, *(1,) * (spread.ndim - 1)), 0)
 
     def gather(self, spread: Float[Tensor, "rows columns ..."]) -> Float[Tensor, "members ..."]:
         """The inverse of :meth:`spread`."""

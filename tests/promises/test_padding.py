@@ -181,3 +181,17 @@ def test_broken_features_of_one_structure_do_not_reach_another(kind, value):
     single = alone(whole, 1, mask[1]).all_degrees(model)
     for degree, x in together.items():
         assert (x[1, :4] - single[degree][0]).abs().max() <= tolerances.ISOLATION
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_nan_features_do_not_reach_lone_points_of_other_structures(attention):
+    """Not even one without neighbours, whose row of the table is all padding."""
+    model = build(valid_radius=2.0, l2_dist_attention=attention)
+    sample = example(model, batch=2, points=4)
+    coors = sample.coors.clone()
+    coors[1, 3] += 100
+    expected = model(sample.inputs, coors).type0[1]
+    features = sample.inputs.clone()
+    features[0] = torch.nan
+    out = model(features, coors).type0[1]
+    assert (out - expected).abs().max() < tolerances.ISOLATION

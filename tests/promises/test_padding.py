@@ -189,9 +189,9 @@ def test_nan_features_do_not_reach_lone_points_of_other_structures(attention):
     model = build(valid_radius=2.0, l2_dist_attention=attention)
     sample = example(model, batch=2, points=4)
     coors = sample.coors.clone()
-    coors[1, 3] += 100
-    expected = model(sample.inputs, coors).type0[1]
+    coors[0, 3] += 100  # the last point of the first structure
+    expected = model(sample.inputs, coors).type0[0]
     features = sample.inputs.clone()
-    features[0] = torch.nan
-    out = model(features, coors).type0[1]
+    features[1] = torch.nan
+    out = model(features, coors).type0[0]
     assert (out - expected).abs().max() < tolerances.ISOLATION

@@ -14,9 +14,6 @@ import json
 import math
 import os
 import platform
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -24,25 +21,15 @@ from typing import Any
 
 import torch
 
-from benchmarks import cases
+from benchmarks import cases, process
 from benchmarks.cases import Case
-
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.process import ROOT
 
 
 def run(side: Path, case: Case, *, steps: int, floor: bool = False) -> dict[str, float]:
     """One process of :mod:`benchmarks.worker`."""
     job = {"model": case.model, "points": case.points, "batch": case.batch, "steps": steps, "warmup": 2, "floor": floor}
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "CACHE_PATH": str(Path(tempfile.gettempdir()) / "published-basis-cache"),
-        "PYTHONWARNINGS": "ignore",
-    }
-    command = [sys.executable, "-m", "benchmarks.worker", str(side), json.dumps(job)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"benchmarks.worker failed for {case.what}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return process.run("benchmarks.worker", side, job)[-1]
 
 
 def together(runs: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +16,10 @@ from typing import Any
 
 import torch
 
+from benchmarks import process
 from benchmarks.cases import DENOISE
-from benchmarks.compare import ROOT, machine
+from benchmarks.compare import machine
+from benchmarks.process import ROOT
 from examples.denoising import data
 from examples.denoising.settings import SHIPPED
 
@@ -42,16 +41,7 @@ def crops(path: Path, train: int, held_out: int) -> None:
 def learn(side: Path, crops_file: Path, lr: float, seed: int, steps: int, every: int) -> list[dict[str, float]]:
     """One process of :mod:`benchmarks.learner`: the learning curve."""
     job = {"data": str(crops_file), "model": MODEL, "lr": lr, "seed": seed, "steps": steps, "every": every}
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "CACHE_PATH": str(Path(tempfile.gettempdir()) / "published-basis-cache"),
-        "PYTHONWARNINGS": "ignore",
-    }
-    command = [sys.executable, "-m", "benchmarks.learner", str(side), json.dumps(job)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"benchmarks.learner failed:\n{done.stderr[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return process.run("benchmarks.learner", side, job)
 
 
 def best(curves: dict[float, list[list[dict[str, float]]]]) -> float:

@@ -34,12 +34,14 @@ def neighbours_by_cells(
     while waiting.numel() and LARGEST_GRID > extent / size > 4:
         cells = _Cells(coordinates, low, structure, size)
         # Cells of this size show all points within it: who has `count` of them, or wants no others, is done.
+        unfinished = []
         for part in waiting.split(max(1, PAIRS_AT_ONCE // cells.most_candidates(waiting))):
             sender, receiver = cells.nearest(part, count, min(radius, size))
             done = torch.bincount(receiver, minlength=points) >= (0 if radius <= size else count)
             senders.append(sender[done[receiver]])
             receivers.append(receiver[done[receiver]])
-            waiting = waiting[~(done[waiting] & torch.isin(waiting, part))]
+            unfinished.append(part[~done[part]])
+        waiting = torch.cat(unfinished)
         size *= 2
     for part in waiting.split(max(1, PAIRS_AT_ONCE // points)):
         distance = torch.cdist(coordinates[part], coordinates, compute_mode="donot_use_mm_for_euclid_dist")
@@ -72,19 +74,17 @@ class _Cells:
     def __init__(self, coordinates: Tensor, low: Tensor, structure: Tensor, size: float) -> None:
         self.coordinates = coordinates
         # A margin of one cell on every side, so that the cells around a point never wrap into another row.
-        self.cell = ((coordinates - low) / size).floor().long() + 1
-        self.shape = (self.cell.amax(0) + 2).tolist()
-        self.structure = structure
-        keys, self.order = self._key(self.cell).sort(stable=True)
+        cell = ((coordinates - low) / size).floor().long() + 1
+        self.shape = (cell.amax(0) + 2).tolist()
+        keys, self.order = self._key(cell, structure).sort(stable=True)
         around = torch.tensor([-1, 0, 1], device=coordinates.device)
         x, y = torch.meshgrid(around, around, indexing="ij")
         columns = torch.stack((x.flatten(), y.flatten(), torch.zeros_like(x).flatten()), dim=-1)
-        middle = self._key(self.cell[:, None] + columns, structure[:, None])
+        middle = self._key(cell[:, None] + columns, structure[:, None])
         self.first = torch.searchsorted(keys, middle - 1)
         self.length = torch.searchsorted(keys, middle + 1, right=True) - self.first
 
-    def _key(self, cell: Tensor, structure: Tensor | None = None) -> Tensor:
-        structure = self.structure if structure is None else structure
+    def _key(self, cell: Tensor, structure: Tensor) -> Tensor:
         x, y, z = cell.unbind(-1)
         return ((structure * self.shape[0] + x) * self.shape[1] + y) * self.shape[2] + z
 

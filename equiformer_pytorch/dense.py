@@ -36,11 +36,10 @@ class Batch:
                 mask = None
         if mask is None:
             index = torch.arange(structures * columns, device=device)
-            table = Table(structures, columns)
         else:
             index = mask.flatten().nonzero().squeeze(1)
-            table = Table.from_groups(index // columns, structures)
         structure = index // max(columns, 1)
+        table = Table(structures, columns) if mask is None else Table.from_groups(structure, structures)
         return cls(structures, columns, None if mask is None else index, structure, index - structure * columns, table)
 
     def compact(self, x: Float[Tensor, "structures columns ..."]) -> Float[Tensor, "points ..."]:
@@ -63,7 +62,8 @@ class Batch:
     @property
     def first(self) -> Int[Tensor, " structures"]:
         """Flat index of the first real point of each structure."""
-        return self.counts.cumsum(0) - self.counts
+        counts = self.counts
+        return counts.cumsum(0) - counts
 
 
 class PointFeatures(nn.Module):

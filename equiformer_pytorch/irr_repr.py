@@ -36,4 +36,5 @@ def irr_repr(degree: int, angles: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*
     check_number("degree", degree, 0)
     check_shape("angles", angles, (*angles.shape[:-1], 3), "(…, 3)")
     alpha, beta, gamma = angles.unbind(-1)
-    return rotation_about_z(degree, alpha) @ rotation_about_y(degree, beta) @ rotation_about_z(degree, gamma)
+    first, last = rotation_about_z(degree, torch.stack((alpha, gamma)))
+    return first @ rotation_about_y(degree, beta) @ last

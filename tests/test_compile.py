@@ -12,10 +12,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")
 COMPILED = ["l2", "mlp", "l2-radius", "mlp-linear-heads", "l2-reflection"]
 
 
-def stack_and_inputs(kind: str):
+def stack_and_inputs(kind: str, batch: int = 2, points: int = 7):
     """The blocks of a model, and what its forward pass hands them."""
     model = build(**KINDS[kind])
-    given = example(model, batch=2, points=7)
+    given = example(model, batch=batch, points=points)
     handed = []
     hook = model.layers.register_forward_pre_hook(lambda module, arguments: handed.append(arguments))
     model(given.inputs, given.coors, **given.extra)
@@ -52,12 +52,7 @@ def test_other_sizes_run_through_the_compiled_stack():
     layers, x, graph = stack_and_inputs("l2")
     compiled = torch.compile(layers, fullgraph=True, backend="eager", dynamic=True)
     compiled(x, graph)
-    model = build(**KINDS["l2"])
-    larger = example(model, batch=1, points=12)
-    handed = []
-    model.layers.register_forward_pre_hook(lambda module, arguments: handed.append(arguments))
-    model(larger.inputs, larger.coors, **larger.extra)
-    x, graph, _ = handed[0]
+    _, x, graph = stack_and_inputs("l2", batch=1, points=12)
     assert torch.allclose(compiled(x, graph), layers(x, graph), rtol=1e-10, atol=1e-10)
 
 

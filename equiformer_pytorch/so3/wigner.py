@@ -43,13 +43,14 @@ def half_turn_coefficients(degree: int) -> Float64[Tensor, "even_harmonics entri
     """
     nodes, node_weights = gauss_legendre(2 * degree + 1)
     azimuths = 4 * degree + 1
+    azimuth = torch.arange(azimuths, dtype=torch.float64) * (2 * math.pi / azimuths)
     tilt = rotation_about_z(degree, nodes.acos())
     half_turn = tilt @ rotation_about_y(degree, torch.tensor(math.pi, dtype=torch.float64)) @ tilt.mT
-    spin = rotation_about_y(degree, torch.arange(azimuths, dtype=torch.float64) * (2 * math.pi / azimuths))
+    spin = rotation_about_y(degree, azimuth)
     turned = spin[:, None] @ half_turn @ spin[:, None].mT
 
     axis = rotation_about_z(1, nodes.acos())[:, :, 1]
-    axes = rotation_about_y(1, torch.arange(azimuths, dtype=torch.float64) * (2 * math.pi / azimuths)) @ axis.T
+    axes = rotation_about_y(1, azimuth) @ axis.T
     harmonics = spherical_harmonics(axes.mT, recurrence_constants(2 * degree), even_only=True)
     weights = (node_weights / (2 * azimuths)).expand(azimuths, -1)
     return torch.einsum("sn,snk,snab->kab", weights, harmonics, turned).flatten(1)

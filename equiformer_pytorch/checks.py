@@ -6,8 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` is tracing. Values are not known then, so nothing may depend on them."""
+    # torch < 2.7 has no is_exporting; there a compiled model looks at no values either.
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+
+
+def number_from_data(value: Tensor) -> int:
+    """A count that is the value of a tensor; while exporting a symbol, said to be no less than zero."""
+    number = value.item()
+    if exporting():
+        torch._check(number >= 0)
+    return number  # pyright: ignore[reportReturnType]
 
 
 def check_type(name: str, value: object, hint: object, wanted: str) -> None:
@@ -57,7 +71,7 @@ def check_shape(name: str, tensor: Tensor, wanted: Sequence[int | None], words: 
     """ValueError unless the shape matches `wanted`, where None stands for any size."""
     shape = tuple(tensor.shape)
     if len(shape) != len(wanted) or any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
-        sizes = ", ".join("any" if w is None else str(w) for w in wanted)
+        sizes = ", ".join("any" if w is None else str(w) for w in wanted) + "," * (len(wanted) == 1)
         raise ValueError(f"{name} must have shape {words} = ({sizes}), got {shape}")
 
 
@@ -76,7 +90,7 @@ def is_integer(tensor: Tensor) -> bool:
 def check_tokens(name: str, tokens: Tensor, count: int) -> Tensor:
     """The tokens as int64; ValueError unless they lie in 0 … count − 1."""
     tokens = tokens.long()
-    if tokens.numel():
+    if not exporting() and tokens.numel():
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= count:
             raise ValueError(f"{name} must lie in 0 … {count - 1}, got values from {low} to {high}")
@@ -93,22 +107,104 @@ def as_bool(name: str, tensor: Tensor) -> Bool[Tensor, ...]:
 
 
 def check_coordinates(coors: object) -> Tensor:
-    """(b, n, 3) floating point, in at least float32."""
+    """(b, n, 3) or, flat, (n, 3) floating point, in at least float32."""
     coors = check_tensor("coors", coors)
-    check_shape("coors", coors, (None, None, 3), "(batch, points, 3)")
+    if coors.ndim == 2:
+        check_shape("coors", coors, (None, 3), "(points, 3)")
+    else:
+        check_shape("coors", coors, (None, None, 3), "(batch, points, 3)")
     check_floating("coors", coors)
     return coors.float() if coors.dtype in (torch.float16, torch.bfloat16) else coors
 
 
-def check_finite(name: str, x: Tensor) -> None:
-    """ValueError where a real point has a NaN or an infinity."""
+def check_finite(name: str, x: Tensor, which: str) -> None:
+    """ValueError where a point has a NaN or an infinity; `which` are the points that may not."""
+    if exporting():
+        return
     finite = x.isfinite()
     if not bool(finite.all()):
         where = int((~finite).flatten(1).any(1).nonzero()[0])
-        raise ValueError(f"{name} must be finite for every point that mask keeps, got {x[where].tolist()}")
+        raise ValueError(f"{name} must be finite for every point{which}, got {x[where].tolist()}")
 
 
-def check_degrees(inputs: Tensor | Mapping[int, Tensor], degrees: int) -> dict[int, Tensor]:
+def check_absent(arguments: Mapping[str, object], why: str) -> None:
+    """ValueError for the first of these arguments that is not None."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{name} {why}")
+
+
+def check_integers(name: str, value: object, wanted: Sequence[int | None], words: str) -> Int[Tensor, ...]:
+    """An integer tensor of a shape, as int64."""
+    tensor = check_tensor(name, value)
+    if not is_integer(tensor):
+        raise TypeError(f"{name} must be integers, got {tensor.dtype}")
+    check_shape(name, tensor, wanted, words)
+    return tensor.long()
+
+
+def check_batch(batch: object, points: int, structures: int | None) -> tuple[Int[Tensor, " points"], int]:
+    """The structure of each flat point, and how many structures there are: one more than the largest if None."""
+    index = check_integers("batch", batch, (points,), "(points,)")
+    if structures is None:
+        structures = number_from_data(index.max()) + 1 if points else 0
+    if not exporting() and points:
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= structures:
+            raise ValueError(f"batch must lie in 0 … {structures - 1}, got values from {low} to {high}")
+    return index, structures
+
+
+def check_range(edge_index: Int[Tensor, "two edges"], points: int) -> None:
+    """ValueError unless all are indices of points."""
+    if exporting() or not edge_index.numel():
+        return
+    low, high = int(edge_index.min()), int(edge_index.max())
+    if low < 0 or high >= points:
+        raise ValueError(
+            f"edge_index must lie in 0 … {points - 1} for {points} points, got values from {low} to {high}"
+        )
+
+
+def check_offsets(offsets: object, edges: int) -> Tensor:
+    """Whole numbers (edges, 3), of an integer dtype or a floating one."""
+    offsets = check_tensor("cell_offsets", offsets)
+    check_shape("cell_offsets", offsets, (edges, 3), "(edges, 3)")
+    if not (offsets.is_floating_point() or is_integer(offsets)):
+        raise TypeError(f"cell_offsets must be whole numbers, got {offsets.dtype}")
+    if offsets.is_floating_point() and not exporting() and not bool((offsets == offsets.round()).all()):
+        raise ValueError(f"cell_offsets must be whole numbers, got others ({offsets.dtype})")
+    return offsets.detach()
+
+
+def check_edges(
+    senders: Int[Tensor, " edges"],
+    receivers: Int[Tensor, " edges"],
+    offsets: Tensor | None,
+    structure: Int[Tensor, " points"],
+    name: Int[Tensor, " points"],
+) -> None:
+    """ValueError for an edge from a point to itself, or between structures; `name` is what the caller calls points."""
+    if exporting():
+        return
+    itself = senders == receivers
+    if offsets is not None:
+        itself = itself & (offsets == 0).all(1)
+    if bool(itself.any()):
+        point = int(name[senders[itself][0]])
+        raise ValueError(
+            f"edge_index must not have edges from a point to itself (attend_self does that, and an image of the point "
+            f"has a cell offset), got one of point {point}"
+        )
+    apart = structure[senders] != structure[receivers]
+    if bool(apart.any()):
+        ends = [int(name[index[apart][0]]) for index in (senders, receivers)]
+        raise ValueError(
+            f"edge_index must stay within the structures of batch, got an edge from {ends[0]} to {ends[1]}"
+        )
+
+
+def check_degrees(inputs: object, degrees: int) -> dict[int, Tensor]:
     """The input features by degree, as a new dict."""
     if isinstance(inputs, Tensor):
         inputs = {0: inputs}

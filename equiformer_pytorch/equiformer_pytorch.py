@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from equiformer_pytorch import checks
-from equiformer_pytorch.dense import Batch, EdgeFeatures, PointFeatures, steps_between
-from equiformer_pytorch.graph import Graph, Table
+from equiformer_pytorch.dense import dense_edges
+from equiformer_pytorch.features import EdgeFeatures, PointFeatures
+from equiformer_pytorch.flat import FlatArguments, is_data, open_data
+from equiformer_pytorch.graph import Edges, Graph, Table
 from equiformer_pytorch.layers.attention import L2DistAttention, MLPAttention
 from equiformer_pytorch.layers.attention.base import AttentionConfig
 from equiformer_pytorch.layers.blocks import ReversibleBlocks, SequentialBlocks
@@ -24,27 +25,11 @@ from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.radial import RadialNetwork, envelope
-from equiformer_pytorch.neighbours import find_neighbours
+from equiformer_pytorch.layout import Layout
+from equiformer_pytorch.neighbours import NeighbourRules
+from equiformer_pytorch.readout import AttentionWeights, Return, attention_weights, read_out
 
 __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", "Return"]
-
-
-class Return(NamedTuple):
-    """Output of :class:`Equiformer`; unpacks into two."""
-
-    type0: Float[Tensor, ...]
-    """Invariants (b, n, c), or (b, n) with `reduce_dim_out`."""
-    type1: Float[Tensor, "... 3"] | None
-    """Vectors (b, n, c, 3), or (b, n, 3) with `reduce_dim_out`; None where only degree 0 is read out."""
-
-
-class AttentionWeights(NamedTuple):
-    """Attention of one layer and degree."""
-
-    weights: Float[Tensor, "b n heads slots"]
-    """Share of each slot; zero for empty slots. With `attend_self` slot 0 is the point itself."""
-    indices: Int[Tensor, "b n slots"]
-    """The point that each slot refers to, −1 for empty slots."""
 
 
 class Equiformer(nn.Module):
@@ -250,40 +235,68 @@ class Equiformer(nn.Module):
 
     def forward(
         self,
-        inputs: Tensor | Mapping[int, Tensor],
-        coors: Float[Tensor, "b n 3"],
+        inputs: Tensor | Mapping[int, Tensor] | object,
+        coors: Float[Tensor, "*size 3"] | None = None,
         mask: Bool[Tensor, "b n"] | None = None,
         adj_mat: Tensor | None = None,
         edges: Tensor | None = None,
         return_pooled: bool = False,
         *,
+        batch: Int[Tensor, " n"] | None = None,
+        edge_index: Int[Tensor, "2 edges"] | None = None,
+        edge_attr: Tensor | None = None,
+        cell: Float[Tensor, "structures 3 3"] | None = None,
+        cell_offsets: Int[Tensor, "edges 3"] | None = None,
         return_all_degrees: bool = False,
         return_attn: bool = False,
     ) -> Return | dict[int, Tensor] | tuple[Return | dict[int, Tensor], list[list[AttentionWeights]]]:
-        """Features of every point, from features and coordinates.
+        """Features of every point, from features and coordinates: dense (b, n, …), or flat (n, …).
 
         Args:
-            inputs: integer tokens (b, n), floats (b, n, c), or {degree: (b, n, c, 2·degree + 1)}.
-            coors: coordinates.
-            mask: which points are real, bool or 0/1 numbers; nothing of the others has any effect, and their
+            inputs: integer tokens (b, n), floats (b, n, c), or {degree: (b, n, c, 2·degree + 1)}; flat without b. Or,
+                alone, an object like PyG's `Data` with `x` or `z`, `pos`, and `batch`, `edge_index`, `edge_attr`,
+                `cell`, `cell_offsets` where there are such.
+            coors: coordinates (b, n, 3), or flat (n, 3).
+            mask: dense: which points are real, bool or 0/1 numbers; nothing of the others has any effect, and their
                 outputs are zero.
-            adj_mat: (n, n) or (b, n, n), which points are connected.
-            edges: (b, n, n) integers or (b, n, n, edge_dim); entry [i, j] is what i sees of j.
+            adj_mat: dense: (n, n) or (b, n, n), which points are connected.
+            edges: dense: (b, n, n) integers or (b, n, n, edge_dim); entry [i, j] is what i sees of j.
             return_pooled: the mean over the real points of each structure.
+            batch: flat: the structure of each point, in any order. With `edge_index` it may be left out: one structure.
+            edge_index: flat: (sender, receiver) of each edge, in any order, instead of looking for neighbours:
+                `num_neighbors` does not apply, edges beyond `valid_radius` weigh nothing. An edge that is listed
+                twice counts twice.
+            edge_attr: flat: (edges,) integers or (edges, edge_dim), in the order of `edge_index`.
+            cell: flat: cell vectors as rows, (structures, 3, 3).
+            cell_offsets: flat: whole numbers o of each edge: its vector is coors[sender] + o @ cell − coors[receiver].
             return_all_degrees: {degree: (b, n, c, 2·degree + 1)} for the `output_degrees` instead of `Return`.
             return_attn: also the attention weights, ``attn[layer][degree]``.
 
         Raises:
             ValueError, TypeError: for wrong shapes, dtypes or values, by name.
         """
+        flat = FlatArguments(batch, edge_index, edge_attr, cell, cell_offsets)
+        if is_data(inputs):
+            checks.check_absent({"coors": coors, **flat._asdict()}, "is given twice: inputs is an object that has pos")
+            tokens, with_edges = self.point_features.tokens is not None, self.edge_features.edge_dim > 0
+            inputs, coors, flat = open_data(inputs, tokens, with_edges)
         features = checks.check_degrees(inputs, self.input_degrees)
         coors = checks.check_coordinates(coors)
-        structures, columns, _ = coors.shape
-        batch = Batch.from_mask(mask, structures, columns, coors.device)
-        coordinates = batch.compact(coors)
-        checks.check_finite("coors", coordinates)
-        x = self.point_features(features, batch, self.dtype)
-        graph = self._build_graph(coordinates, batch, adj_mat, edges)
+        if coors.ndim == 3:
+            checks.check_absent(flat._asdict(), f"goes with flat coors (points, 3), got coors {tuple(coors.shape)}")
+            layout = Layout.of_mask(mask, coors.shape[0], coors.shape[1], coors.device)
+        else:
+            layout = flat.layout(coors)
+            dense = {"mask": mask, "adj_mat": adj_mat, "edges": edges}
+            checks.check_absent(dense, f"goes with dense coors (batch, points, 3), got coors {tuple(coors.shape)}")
+        coordinates = layout.compact(coors)
+        checks.check_finite("coors", coordinates, " that mask keeps" if coors.ndim == 3 else "")
+        x = self.point_features(features, layout, self.dtype)
+        rules, embed = self._rules(), self.edge_features
+        if coors.ndim == 3:
+            graph = self._graph(dense_edges(coordinates, layout, adj_mat, edges, rules, embed, self.dtype), layout)
+        else:
+            graph = self._graph(flat.edges(coordinates, layout, rules, embed, self.dtype), layout)
 
         x = self.embed(x, graph)
         weights: list[list[Tensor]] | None = [] if return_attn else None
@@ -291,68 +304,38 @@ class Equiformer(nn.Module):
         if self.to_out is not None:
             x = self.to_out(x)
 
-        out = self._read_out(x, graph, batch, return_pooled, return_all_degrees)
-        if weights is None:
-            return out
-        slots = self._slots(graph, batch)
-        return out, [[AttentionWeights(batch.expand(w), slots) for w in layer] for layer in weights]
-
-    def _build_graph(self, coordinates: Tensor, batch: Batch, adj_mat: Tensor | None, edges: Tensor | None) -> Graph:
-        """Neighbours, and what the layers need to know of each edge."""
-        steps = self._steps(adj_mat, batch)
-        senders, receivers = find_neighbours(
-            coordinates.detach(),
-            batch.table,
-            num_neighbors=self.num_neighbors,
-            valid_radius=self.valid_radius,
-            graph_distance=steps if self.attend_sparse_neighbors else None,
-            max_sparse_neighbors=self.max_sparse_neighbors,
+        out = read_out(
+            x,
+            self.fiber_out,
+            graph,
+            layout,
+            pooled=return_pooled,
+            reduced=self.reduce_dim_out,
+            all_degrees=return_all_degrees,
         )
-        vectors = coordinates.index_select(0, senders) - coordinates.index_select(0, receivers)
-        with torch.autocast(coordinates.device.type, enabled=False):
-            distance, rotation = self.edge_frame(vectors)
+        return out if weights is None else (out, attention_weights(weights, graph, layout, self.attend_self))
+
+    def _rules(self) -> NeighbourRules:
+        """Which neighbours to attend to."""
+        return NeighbourRules(
+            self.num_neighbors,
+            self.valid_radius,
+            self.attend_sparse_neighbors,
+            self.max_sparse_neighbors,
+            self.num_adj_degrees_embed or 1,
+        )
+
+    def _graph(self, edges: Edges, layout: Layout) -> Graph:
+        """What the layers need to know of each edge."""
+        with torch.autocast(edges.vectors.device.type, enabled=False):
+            distance, rotation = self.edge_frame(edges.vectors)
             within = envelope(distance, self.valid_radius)
-        features = self.edge_features(edges, steps, batch, senders, receivers, self.dtype)
         return Graph(
-            senders=senders,
-            receivers=receivers,
-            neighbours=Table.from_groups(receivers, coordinates.shape[0]),
-            structures=batch.table,
+            senders=edges.senders,
+            receivers=edges.receivers,
+            neighbours=Table.from_groups(edges.receivers, layout.structure.shape[0]),
+            structures=layout.table,
             envelope=within.to(self.dtype),
-            edge_embedding=self.radial(distance, features),
+            edge_embedding=self.radial(distance, edges.features),
             rotation=rotation.with_blocks(block.to(self.dtype) for block in rotation.blocks),
         )
-
-    def _steps(self, adj_mat: Tensor | None, batch: Batch) -> Int[Tensor, "structures columns columns"] | None:
-        """Steps between points along the adjacency, where the model looks at it."""
-        if self.attend_sparse_neighbors or self.edge_features.adjacency is not None:
-            if adj_mat is None:
-                raise ValueError("adj_mat is missing: attend_sparse_neighbors or adj_dim needs the adjacency matrix")
-            return steps_between(adj_mat, batch, self.num_adj_degrees_embed or 1)
-        if adj_mat is not None:
-            raise ValueError(
-                "adj_mat would be ignored: set attend_sparse_neighbors, or num_adj_degrees_embed and adj_dim"
-            )
-        return None
-
-    def _read_out(
-        self, x: Tensor, graph: Graph, batch: Batch, pooled: bool, all_degrees: bool
-    ) -> Return | dict[int, Tensor]:
-        """Dense outputs per degree, orders last."""
-        if pooled:
-            x = graph.sum_structures(x) / batch.counts.clamp(min=1)[:, None]
-        parts = [part.mT if pooled else batch.expand(part.mT) for part in self.fiber_out.split(x)]
-        if all_degrees:
-            return dict(enumerate(parts))
-        if self.reduce_dim_out:
-            parts = [part.squeeze(-2) for part in parts]
-        return Return(parts[0].squeeze(-1), parts[1] if len(parts) > 1 else None)
-
-    def _slots(self, graph: Graph, batch: Batch) -> Int[Tensor, "b n slots"]:
-        """Which point each attention slot refers to."""
-        slots = graph.neighbours.spread(batch.column[graph.senders])
-        if graph.neighbours.mask is not None:
-            slots = slots.masked_fill(~graph.neighbours.mask, -1)
-        if self.attend_self:
-            slots = torch.cat((batch.column[:, None], slots), dim=1)
-        return batch.expand(slots, fill=-1)

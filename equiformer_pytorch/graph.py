@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from equiformer_pytorch import checks
 from equiformer_pytorch.so3.edge_rotation import EdgeRotation
+
+
+def group_bounds(group: Int[Tensor, " members"], groups: int) -> Int[Tensor, " groups_and_one"]:
+    """Where each group begins among members sorted by group, and where the last one ends."""
+    return torch.searchsorted(group, torch.arange(groups + 1, device=group.device))
+
+
+class Edges(NamedTuple):
+    """What the doors hand on: edges sorted by receiver."""
+
+    senders: Int[Tensor, " edges"]
+    receivers: Int[Tensor, " edges"]
+    vectors: Float[Tensor, "edges 3"]
+    """From the receiver to the sender."""
+    features: Float[Tensor, "edges edge_dim"] | None
 
 
 @dataclass(frozen=True)
@@ -27,14 +44,18 @@ class Table:
     empty: Bool[Tensor, " rows"] | None = None
     """Which groups have no members; None when all have some."""
 
+    member: Int[Tensor, " members"] | None = None
+    """Where each member is in the flattened rectangle; None when they follow each other."""
+
     @classmethod
     def from_groups(cls, group: Int[Tensor, " members"], groups: int) -> Table:
-        """Of members sorted by group."""
-        sizes = torch.bincount(group, minlength=groups)
-        columns = int(sizes.max()) if groups else 0
-        if columns * groups == group.numel():
+        """Of members sorted by group. In an exported program sizes are known only when it runs: never a view."""
+        bounds = group_bounds(group, groups)
+        first, sizes = bounds[:-1], bounds.diff()
+        exporting = checks.exporting()
+        columns = checks.number_from_data(sizes.max()) if groups else 0
+        if not exporting and columns * groups == group.numel():
             return cls(groups, columns)
-        first = sizes.cumsum(0) - sizes
         column = torch.arange(columns, device=group.device)
         mask = column < sizes[:, None]
         padding = first.clamp(max=group.numel() - 1)[:, None]
@@ -44,7 +65,8 @@ class Table:
             columns,
             torch.where(mask, first[:, None] + column, padding),
             mask,
-            empty if bool(empty.any()) else None,
+            empty if exporting or bool(empty.any()) else None,
+            torch.arange(group.numel(), device=group.device) + (group * columns - first[group]),
         )
 
     def spread(self, members: Float[Tensor, "members ..."]) -> Float[Tensor, "rows columns ..."]:
@@ -59,9 +81,8 @@ class Table:
 
     def gather(self, spread: Float[Tensor, "rows columns ..."]) -> Float[Tensor, "members ..."]:
         """The inverse of :meth:`spread`."""
-        if self.mask is None:
-            return spread.flatten(0, 1)
-        return spread.flatten(0, 1).index_select(0, self.mask.flatten().nonzero().squeeze(1))
+        x = spread.flatten(0, 1)
+        return x if self.member is None else x.index_select(0, self.member)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,17 @@ from equiformer_pytorch.selection import smallest
 DENSE = 1024
 # Pairs of points that are looked at in one go: bounds the memory of the search.
 PAIRS_AT_ONCE = 2**23
+
+
+class NeighbourRules(NamedTuple):
+    """Which neighbours a model attends to; see :class:`Equiformer`."""
+
+    num_neighbors: float
+    valid_radius: float
+    attend_sparse_neighbors: bool
+    max_sparse_neighbors: float
+    num_adj_degrees: int
+    """Steps along the adjacency that are told apart."""
 
 
 @torch.no_grad()

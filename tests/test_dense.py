@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiformer_pytorch.dense import Batch
+from equiformer_pytorch.layout import Layout
 from tests.models import build, example
 
 
@@ -12,20 +12,20 @@ def test_compact_and_expand(data):
     structures, columns = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 4))
     bits = data.draw(st.lists(st.booleans(), min_size=structures * columns, max_size=structures * columns))
     mask = torch.tensor(bits, dtype=torch.bool).view(structures, columns)
-    batch = Batch.from_mask(mask, structures, columns, torch.device("cpu"))
+    layout = Layout.of_mask(mask, structures, columns, torch.device("cpu"))
     x = torch.randn(structures, columns, 2)
-    assert batch.compact(x).equal(x[mask])
-    assert batch.expand(batch.compact(x)).equal(x * mask[:, :, None])
-    assert batch.counts.tolist() == mask.sum(1).tolist()
+    assert layout.compact(x).equal(x[mask])
+    assert layout.expand(layout.compact(x)).equal(x * mask[:, :, None])
+    assert layout.counts.tolist() == mask.sum(1).tolist()
     where = mask.nonzero()
-    assert batch.structure.equal(where[:, 0])
-    assert batch.column.equal(where[:, 1])
+    assert layout.structure.equal(where[:, 0])
+    assert layout.name.equal(where[:, 1])
 
 
 def test_no_mask_and_a_full_mask_are_the_same():
-    full = Batch.from_mask(torch.ones(2, 3), 2, 3, torch.device("cpu"))
+    full = Layout.of_mask(torch.ones(2, 3), 2, 3, torch.device("cpu"))
     assert full.flat is None
-    assert full.column.tolist() == [0, 1, 2, 0, 1, 2]
+    assert full.name.tolist() == [0, 1, 2, 0, 1, 2]
 
 
 INTEGERS = [getattr(torch, name) for name in ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")]

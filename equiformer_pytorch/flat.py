@@ -1,0 +1,152 @@
+r"""The flat door: points of all structures in one row, edges as PyG's `edge_index`, periodic images by cell offsets.
+
+An edge is the vector :math:`r_{ij} = x_j + o_{ij} C - x_i` from its receiver i to its sender j, where the rows of C are
+the cell vectors of the structure and o are whole numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from equiformer_pytorch import checks
+from equiformer_pytorch.features import EdgeFeatures
+from equiformer_pytorch.graph import Edges
+from equiformer_pytorch.layout import Layout
+from equiformer_pytorch.neighbours import NeighbourRules, find_neighbours
+
+
+class FlatArguments(NamedTuple):
+    """What says that a call is flat, as the caller gave it."""
+
+    batch: Tensor | None = None
+    edge_index: Tensor | None = None
+    edge_attr: Tensor | None = None
+    cell: Tensor | None = None
+    cell_offsets: Tensor | None = None
+    structures: int | None = None
+    """How many there are, where that is said: a last one may have no points."""
+
+    def layout(self, coors: Float[Tensor, "points 3"]) -> Layout:
+        """ValueError unless something says which structure each point belongs to."""
+        if self.batch is None and self.edge_index is None and self.structures is None:
+            raise ValueError(
+                f"coors of shape {tuple(coors.shape)} is one list of points: pass batch, the structure of each point "
+                "(or edge_index alone for a single structure); dense coors are (batch, points, 3)"
+            )
+        structures = self.structures
+        if structures is None and self.cell is not None:
+            structures = self._cells().shape[0]
+        elif structures is None and self.batch is None:
+            structures = 1
+        if self.batch is None and structures != 1:
+            raise ValueError(f"batch is missing: which of the {structures} structures each point belongs to")
+        return Layout.of_batch(self.batch, coors.shape[0], structures, coors.device)
+
+    def edges(
+        self,
+        coordinates: Float[Tensor, "points 3"],
+        layout: Layout,
+        rules: NeighbourRules,
+        embed: EdgeFeatures,
+        dtype: torch.dtype,
+    ) -> Edges:
+        """The given edges; without them those to each point's neighbours."""
+        if rules.attend_sparse_neighbors or embed.adjacency is not None:
+            raise ValueError(
+                "adj_mat is missing: attend_sparse_neighbors or adj_dim needs dense coors (batch, points, 3) with an "
+                "adjacency matrix; flat, give connections as edge_index to a model without them"
+            )
+        if self.edge_index is not None:
+            return self._given_edges(self.edge_index, coordinates, layout, embed, dtype)
+        if checks.exporting():
+            raise ValueError("edge_index is missing: an exported program cannot look for neighbours")
+        given = {"edge_attr": self.edge_attr, "cell_offsets": self.cell_offsets, "cell": self.cell}
+        checks.check_absent(
+            given, "needs edge_index (and cell needs cell_offsets): equiformer_pytorch.atoms.radius_graph gives them"
+        )
+        if embed.edge_dim:
+            raise ValueError(
+                f"edge_index and edge_attr are missing: the model was built with edge_dim = {embed.edge_dim}"
+            )
+        senders, receivers = find_neighbours(
+            coordinates.detach(), layout.table, num_neighbors=rules.num_neighbors, valid_radius=rules.valid_radius
+        )
+        vectors = coordinates.index_select(0, senders) - coordinates.index_select(0, receivers)
+        return Edges(senders, receivers, vectors, None)
+
+    def _given_edges(
+        self, edge_index: Tensor, coordinates: Tensor, layout: Layout, embed: EdgeFeatures, dtype: torch.dtype
+    ) -> Edges:
+        points = coordinates.shape[0]
+        index = checks.check_integers("edge_index", edge_index, (2, None), "(2, edges)")
+        count = index.shape[1]
+        offsets = self.cell_offsets
+        if (self.cell is None) != (offsets is None):
+            missing, given = ("cell", "cell_offsets") if self.cell is None else ("cell_offsets", "cell")
+            raise ValueError(f"{missing} is missing: {given} means nothing without it")
+        if offsets is not None:
+            offsets = checks.check_offsets(offsets, count)
+        checks.check_range(index, points)
+        features = embed.check("edge_attr", self.edge_attr, (count,), "edges")
+
+        senders, receivers = index.unbind(0)
+        if layout.flat is not None:
+            place = torch.empty_like(layout.flat)
+            place[layout.flat] = torch.arange(points, device=place.device)
+            senders, receivers = place[senders], place[receivers]
+        order = (receivers * points + senders).argsort(stable=True)
+        senders, receivers = senders[order], receivers[order]
+        offsets = None if offsets is None else offsets[order]
+        checks.check_edges(senders, receivers, offsets, layout.structure, layout.name)
+
+        vectors = coordinates.index_select(0, senders) - coordinates.index_select(0, receivers)
+        if offsets is not None:
+            cell = self._cells().to(coordinates.dtype)
+            checks.check_shape("cell", cell, (layout.structures, 3, 3), "(structures, 3, 3)")
+            checks.check_finite("cell", cell, " structure")
+            cell_of_edge = cell.index_select(0, layout.structure[receivers])
+            vectors = vectors + (offsets.to(cell.dtype)[:, None] @ cell_of_edge).squeeze(1)
+        features = None if features is None else features[order]
+        return Edges(senders, receivers, vectors, embed("edge_attr", features, None, dtype))
+
+    def _cells(self) -> Float[Tensor, "structures 3 3"]:
+        """The caller's cells; (3·structures, 3), as PyG puts matrices (3, 3) together, are taken apart."""
+        cell = checks.check_tensor("cell", self.cell)
+        checks.check_floating("cell", cell)
+        if cell.ndim == 2 and cell.shape[0] % 3 == 0 and cell.shape[1] == 3:
+            cell = cell.unflatten(0, (-1, 3))
+        checks.check_shape("cell", cell, (None, 3, 3), "(structures, 3, 3), or (3, 3) for one")
+        return cell
+
+
+def is_data(inputs: object) -> bool:
+    """Whether this is an object like PyG's `Data`, known by its `pos`."""
+    return not isinstance(inputs, Tensor | Mapping) and hasattr(inputs, "pos")
+
+
+def open_data(data: Any, tokens: bool, uses_edge_attr: bool) -> tuple[Tensor, Tensor, FlatArguments]:
+    """Features, coordinates and the flat arguments in an object like PyG's `Data` or `Batch`.
+
+    Features are `x`; for a model that takes `tokens` `z` where there is one. `edge_attr` is left aside, like anything
+    else that such an object carries, where the model has no use for it.
+    """
+    names = ("z", "x", "batch", "edge_index", "edge_attr", "cell", "cell_offsets", "num_graphs")
+    held = {name: getattr(data, name, None) for name in names}
+    features = held["z"] if held["x"] is None or (tokens and held["z"] is not None) else held["x"]
+    if features is None:
+        raise ValueError("inputs must have x or z, the features of the points, beside pos")
+    structures = 1 if held["batch"] is None else held["num_graphs"]
+    edge_attr = _one_column(held["edge_attr"]) if uses_edge_attr else None
+    flat = FlatArguments(held["batch"], held["edge_index"], edge_attr, held["cell"], held["cell_offsets"], structures)
+    return _one_column(features), data.pos, flat
+
+
+def _one_column(tokens: Any) -> Any:
+    """Tokens (n, 1), as PyG's data sets often have them, as (n,)."""
+    one = isinstance(tokens, Tensor) and checks.is_integer(tokens) and tokens.ndim == 2 and tokens.shape[1] == 1
+    return tokens.squeeze(1) if one else tokens

@@ -1,0 +1,81 @@
+"""From the features of atoms to what is read out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor, nn
+
+from equiformer_pytorch.layers.constants import ExactConstants
+
+HEAVIEST = 118
+
+
+class Head(nn.Module):
+    r""":math:`y = \sum_c w_c(x_0)\, x_{l,c} / \sqrt{c_l}`: channels of one degree, weighted by a small network of the
+    invariants."""
+
+    def __init__(self, invariants: int, channels: int, channels_out: int) -> None:
+        super().__init__()
+        self.channels_out = channels_out
+        self.scale = channels**-0.5
+        self.network = nn.Sequential(
+            nn.Linear(invariants, invariants), nn.SiLU(), nn.Linear(invariants, channels_out * channels)
+        )
+
+    def forward(
+        self, invariants: Float[Tensor, "atoms invariants"], features: Float[Tensor, "atoms channels orders"]
+    ) -> Float[Tensor, "atoms channels_out orders"]:
+        weights = self.network(invariants).unflatten(-1, (self.channels_out, -1))
+        return torch.bmm(weights, features) * self.scale
+
+
+class AtomicEnergies(ExactConstants):
+    r""":math:`E_i = E^0_{Z_i} + s\,\epsilon_i`, in float64 whatever the module is cast to."""
+
+    references: Tensor
+    scale: Tensor
+    index_of: Tensor
+
+    def __init__(self, species: Sequence[int]) -> None:
+        super().__init__()
+        if not species or len(set(species)) < len(species) or not all(1 <= z <= HEAVIEST for z in species):
+            raise ValueError(f"species must be different atomic numbers of 1 … {HEAVIEST}, got {list(species)}")
+        self.species = list(species)
+        index_of = torch.full((HEAVIEST + 1,), -1)
+        index_of[torch.tensor(self.species)] = torch.arange(len(self.species))
+        self.register_buffer("index_of", index_of, persistent=False)
+        self.register_buffer("references", torch.zeros(len(species), dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+
+    def index(self, atomic_numbers: Int[Tensor, " atoms"]) -> Int[Tensor, " atoms"]:
+        """Place of each atom's species; ValueError for others."""
+        known = atomic_numbers.clamp(0, HEAVIEST) == atomic_numbers
+        index = torch.where(known, self.index_of[atomic_numbers.clamp(0, HEAVIEST)], -1)
+        if bool((index < 0).any()):
+            unknown = sorted(set(atomic_numbers[index < 0].tolist()))
+            raise ValueError(f"atomic_numbers has {unknown}, the potential knows species {self.species}")
+        return index
+
+    def forward(self, x: Float[Tensor, " atoms"], index: Int[Tensor, " atoms"]) -> Float64[Tensor, " atoms"]:
+        return self.references[index] + self.scale * x.double()
+
+    def fit(self, structures: Iterable[Mapping[str, Tensor]]) -> None:
+        """References by least squares (the smallest ones, where compositions leave a choice); scale: root mean square
+        of the force components."""
+        compositions, energies, squares, components = [], [], 0.0, 0
+        for structure in structures:
+            index = self.index(structure["atomic_numbers"].to(self.index_of.device))
+            compositions.append(torch.bincount(index, minlength=len(self.species)).double().cpu())
+            energies.append(structure["energy"].double().cpu().reshape(()))
+            if "forces" in structure:
+                squares += float(structure["forces"].double().square().sum())
+                components += structure["forces"].numel()
+        if not energies:
+            raise ValueError("structures is empty: nothing to fit reference energies to")
+        solution = torch.linalg.lstsq(torch.stack(compositions), torch.stack(energies)[:, None], driver="gelsd")
+        self.references.copy_(solution.solution[:, 0])
+        if squares > 0:
+            self.scale.fill_((squares / components) ** 0.5)

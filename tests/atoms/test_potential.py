@@ -1,0 +1,288 @@
+"""Energies, forces, stress and targets: symmetric, consistent, smooth, differentiable twice, and clear about bad input."""
+
+import pytest
+import torch
+
+from equiformer_pytorch.atoms import EquiformerPotential, Target
+from tests import tolerances
+from tests.atoms.potentials import CUTOFF, SPECIES, WITH_TARGETS, crystal, molecule, potential, together
+from tests.equivariance import random_angles
+from tests.oracle import wigner_d
+
+ATTENTIONS = pytest.mark.parametrize("l2", [True, False], ids=["l2", "mlp"])
+
+
+def relative(a, b) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@ATTENTIONS
+@pytest.mark.parametrize("improper", [False, True], ids=["rotation", "reflection"])
+def test_turned_and_moved(l2, improper):
+    model = potential(l2_dist_attention=l2, targets=WITH_TARGETS)
+    for structure in (molecule(8), crystal()):
+        angles = random_angles(3)
+        matrix = wigner_d(1, *angles) * (-1 if improper else 1)
+        moved = dict(structure, pos=structure["pos"] @ matrix.T + torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+        if "cell" in structure:
+            moved["cell"] = structure["cell"] @ matrix.T
+        stress = "cell" in structure
+        one, other = model(**structure, stress=stress), model(**moved, stress=stress)
+        assert relative(other["energy"], one["energy"]) < 1e-11
+        assert relative(other["forces"], one["forces"] @ matrix.T) < 1e-9
+        assert relative(other["dipole"], one["dipole"] @ matrix.T) < 1e-9
+        assert relative(other["quadrupole"], one["quadrupole"] @ wigner_d(2, *angles).T) < 1e-9
+        assert relative(other["charges"], one["charges"]) < 1e-9
+        assert one["quadrupole"].shape == (1, 2, 5)
+        assert one["gaps"].shape == (1, 3)
+        if stress:
+            assert relative(other["stress"], matrix @ one["stress"] @ matrix.T) < 1e-9
+
+
+def test_a_chiral_potential_tells_a_mirror_image():
+    model = potential(reflection_equivariant=False)
+    structure = molecule(8)
+    mirrored = dict(structure, pos=-structure["pos"])
+    assert relative(model(**mirrored)["energy"], model(**structure)["energy"]) > 1e-6
+
+
+def test_order_of_atoms():
+    model, structure = potential(targets=WITH_TARGETS), molecule(9)
+    order = torch.randperm(9)
+    one, other = model(**structure), model(**{name: x[order] for name, x in structure.items()})
+    assert relative(other["energy"], one["energy"]) < 1e-12
+    assert relative(other["forces"], one["forces"][order]) < 1e-10
+    assert relative(other["charges"], one["charges"][order]) < 1e-10
+
+
+@ATTENTIONS
+def test_forces_and_stress_are_derivatives(l2):
+    model = potential(l2_dist_attention=l2)
+    step = 1e-5
+
+    def energy(structure) -> float:
+        return model(**structure, forces=False)["energy"].item()
+
+    for structure in (molecule(7), crystal()):
+        found = model(**structure, stress="cell" in structure)
+        numeric = torch.zeros_like(found["forces"])
+        for atom in range(len(numeric)):
+            for axis in range(3):
+                up, down = structure["pos"].clone(), structure["pos"].clone()
+                up[atom, axis] += step
+                down[atom, axis] -= step
+                numeric[atom, axis] = -(energy(structure | {"pos": up}) - energy(structure | {"pos": down})) / (2 * step)
+        assert relative(found["forces"], numeric) < 1e-6
+    volume = torch.linalg.det(structure["cell"][0]).abs()
+    numeric = torch.zeros(3, 3, dtype=torch.float64)
+    for a in range(3):
+        for b in range(3):
+            strained = []
+            for sign in (1, -1):
+                strain = torch.eye(3, dtype=torch.float64)
+                strain[a, b] += sign * step / 2
+                strain[b, a] += sign * step / 2
+                strained.append(
+                    energy(structure | {"pos": structure["pos"] @ strain, "cell": structure["cell"] @ strain})
+                )
+            numeric[a, b] = (strained[0] - strained[1]) / (2 * step) / volume
+    assert relative(found["stress"][0], numeric) < 1e-6
+
+
+@ATTENTIONS
+def test_forces_can_be_trained_on(l2):
+    """The gradient of a loss of energy, forces and stress, with respect to positions and weights."""
+    model, structure = potential(l2_dist_attention=l2), crystal()
+
+    def loss(pos, cell):
+        out = model(structure["atomic_numbers"], pos, cell=cell, stress=True)
+        return out["energy"].sum(), out["forces"], out["stress"]
+
+    inputs = (structure["pos"].requires_grad_(), structure["cell"].requires_grad_())
+    assert torch.autograd.gradcheck(loss, inputs, **tolerances.GRADCHECK)
+    assert torch.autograd.gradgradcheck(
+        lambda pos, cell: loss(pos, cell)[0], inputs, **tolerances.GRADGRADCHECK
+    )
+
+    weight = model.network.layers.blocks[0][0].conv.so2.weights[1]
+
+    def force_loss() -> torch.Tensor:
+        out = model(structure["atomic_numbers"], structure["pos"].detach(), cell=structure["cell"].detach())
+        return out["forces"].square().sum()
+
+    (gradient,) = torch.autograd.grad(force_loss(), weight)
+    direction = torch.randn_like(weight)
+    step, values = 1e-5, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight += sign * step * direction
+        values.append(force_loss().item())
+        with torch.no_grad():
+            weight -= sign * step * direction
+    assert (gradient * direction).sum().item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)
+
+
+def test_batch_as_one_by_one():
+    model = potential(targets=WITH_TARGETS)
+    lone = {"atomic_numbers": torch.tensor([6]), "pos": torch.zeros(1, 3, dtype=torch.float64)}
+    structures = [molecule(5, 1), lone, molecule(8, 2)]
+    whole = model(**together(structures))
+    single = [model(**structure) for structure in structures]
+    for name, x in whole.items():
+        expected = torch.cat([out[name] for out in single])
+        assert (x - expected).abs().max() < 1e-11 * max(1, expected.abs().max()), name
+    crystals = [crystal(1), crystal(2)]
+    whole = model(**together(crystals), stress=True)
+    single = [model(**structure, stress=True) for structure in crystals]
+    for name, x in whole.items():
+        assert relative(x, torch.cat([out[name] for out in single])) < 1e-11, name
+
+
+@ATTENTIONS
+def test_supercell(l2):
+    """Twice the cell: twice the energy, the same forces and stress."""
+    model, one = potential(l2_dist_attention=l2), crystal()
+    for axis in range(3):
+        cell = one["cell"].clone()
+        shift = cell[0, axis].clone()
+        cell[0, axis] *= 2
+        two = {
+            "atomic_numbers": one["atomic_numbers"].repeat(2),
+            "pos": torch.cat((one["pos"], one["pos"] + shift)),
+            "cell": cell,
+        }
+        small, large = model(**one, stress=True), model(**two, stress=True)
+        assert relative(large["energy"], 2 * small["energy"]) < 1e-12
+        assert relative(large["forces"], small["forces"].repeat(2, 1)) < 1e-10
+        assert relative(large["stress"], small["stress"]) < 1e-10
+
+
+def test_isolated_atoms():
+    model = potential()
+    far = {"atomic_numbers": torch.tensor([1, 8]), "pos": torch.tensor([[0.0, 0, 0], [50, 0, 0]], dtype=torch.float64)}
+    out = model(**far)
+    assert out["energy"].isfinite().all()
+    assert (out["forces"] == 0).all()
+    alone = model(atomic_numbers=far["atomic_numbers"][:1], pos=far["pos"][:1])["energy"]
+    alone = alone + model(atomic_numbers=far["atomic_numbers"][1:], pos=far["pos"][1:])["energy"]
+    assert relative(out["energy"], alone) < 1e-12
+
+
+@ATTENTIONS
+def test_smooth_where_an_atom_leaves(l2):
+    """Energy and forces are continuous across the cutoff, and their second differences shrink as the square of the step."""
+    model = potential(l2_dist_attention=l2, noise=0.3)
+    structure = molecule(4, size=0.8)
+    direction = torch.nn.functional.normalize(torch.tensor([0.4, 1.0, -0.3], dtype=torch.float64), dim=0)
+
+    def at(distance: float) -> torch.Tensor:
+        pos = torch.cat((structure["pos"], structure["pos"][:1] + distance * direction))
+        out = model(torch.cat((structure["atomic_numbers"], torch.tensor([8]))), pos)
+        return torch.cat((out["energy"], out["forces"].flatten())).detach()
+
+    inside, outside = at(CUTOFF - 1e-7), at(CUTOFF + 1e-7)
+    assert (inside - outside).abs().max() < 1e-5
+    assert (at(CUTOFF - 1.5) - at(CUTOFF)).abs().max() > 1e-3
+
+    def second_difference(step: float) -> float:
+        path = torch.stack([at(CUTOFF - 0.04 + step * i) for i in range(round(0.08 / step))])
+        return (path[2:] - 2 * path[1:-1] + path[:-2]).abs().max().item()
+
+    assert second_difference(0.002) < 0.35 * second_difference(0.004)
+
+
+def test_references_and_scale_from_data():
+    model = potential()
+    true = dict(zip(SPECIES, (-13.0, -1000.5, -2000.25), strict=True))
+    structures = []
+    for seed in range(6):
+        structure = molecule(4 + seed, seed)
+        energy = sum(true[int(z)] for z in structure["atomic_numbers"])
+        forces = torch.full((len(structure["pos"]), 3), 2.0)
+        structures.append(structure | {"energy": torch.tensor(energy), "forces": forces})
+    model.fit(structures)
+    assert model.energies.references.tolist() == pytest.approx(list(true.values()), rel=1e-9)
+    assert model.energies.scale.item() == pytest.approx(2.0)
+    model.float()
+    assert model.energies.references.dtype == torch.float64
+    lone = model(torch.tensor([6]), torch.zeros(1, 3))
+    assert lone["energy"].dtype == torch.float64
+    assert abs(lone["energy"].item() + 1000.5) < 20
+    with pytest.raises(ValueError, match="structures is empty"):
+        model.fit([])
+
+
+def test_saved_and_loaded(tmp_path):
+    model = potential(targets=WITH_TARGETS)
+    model.fit([molecule(5) | {"energy": torch.tensor(-7.5)}])
+    model.save(tmp_path / "potential.pt")
+    structure = molecule(6)
+    again = EquiformerPotential.from_checkpoint(tmp_path / "potential.pt")
+    for name, x in model(**structure).items():
+        assert torch.equal(again(**structure)[name], x), name
+    content = torch.load(tmp_path / "potential.pt", weights_only=True)
+    assert torch.equal(EquiformerPotential.from_checkpoint(content)(**structure)["energy"], model(**structure)["energy"])
+    (tmp_path / "torn.pt").write_bytes((tmp_path / "potential.pt").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"torn\.pt"):
+        EquiformerPotential.from_checkpoint(tmp_path / "torn.pt")
+    with pytest.raises(ValueError, match="config and state_dict"):
+        EquiformerPotential.from_checkpoint({"weights": {}})
+    with pytest.raises(ValueError, match="do not fit"):
+        EquiformerPotential.from_checkpoint(content | {"config": content["config"] | {"dim": 12}})
+
+
+def test_without_gradients_and_without_forces():
+    model, structure = potential(), crystal()
+    with torch.no_grad():
+        out = model(**structure, stress=True)
+    assert not any(x.requires_grad for x in out.values())
+    assert relative(out["forces"], model(**structure)["forces"]) < 1e-12
+    assert set(model(**structure, forces=False)) == {"energy"}
+    assert not structure["pos"].requires_grad
+
+
+def test_given_edges_are_those_found():
+    from equiformer_pytorch.atoms.neighbours import radius_graph
+
+    model = potential()
+    for structure in (molecule(7), crystal()):
+        edge_index, cell_offsets = radius_graph(structure["pos"], CUTOFF + 1.0, cell=structure.get("cell"))
+        given = model(**structure, edge_index=edge_index, cell_offsets=cell_offsets)
+        found = model(**structure)
+        assert relative(given["energy"], found["energy"]) < 1e-12
+        assert relative(given["forces"], found["forces"]) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"atomic_numbers": torch.tensor([1, 6, 92])}, r"atomic_numbers has \[92\]"),
+        ({"atomic_numbers": torch.tensor([1, 6, -3])}, r"atomic_numbers has \[-3\]"),
+        ({"atomic_numbers": torch.tensor([1, 6])}, "pos"),
+        ({"pos": torch.full((3, 3), torch.nan, dtype=torch.float64)}, "pos"),
+        ({"pos": torch.zeros(3, 2, dtype=torch.float64)}, "pos"),
+        ({"cell": torch.zeros(1, 3, 3, dtype=torch.float64)}, "cell"),
+        ({"batch": torch.tensor([0, 1, 5])}, "batch"),
+        ({"cell": torch.eye(3, dtype=torch.float64).expand(2, 3, 3)}, "batch is missing"),
+    ],
+)
+def test_bad_input_is_named(change, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        potential()(**crystal() | change, stress=True)
+
+
+def test_bad_settings_are_named():
+    for options, words in (
+        ({"species": ()}, "species"),
+        ({"species": (1, 1)}, "species"),
+        ({"species": (0,)}, "species"),
+        ({"cutoff": 0.0}, "cutoff"),
+        ({"max_neighbors": 0}, "max_neighbors"),
+        ({"targets": {"energy": Target(0)}}, "energy"),
+        ({"targets": {"far": Target(5)}}, "far"),
+        ({"targets": {"odd": {"degree": 0, "per": "bond"}}}, "odd"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            potential(**options)
+    with pytest.raises(ValueError, match="stress needs cell"):
+        potential()(**molecule(3), stress=True)

@@ -22,6 +22,7 @@ import denoise
 from equiformer_pytorch.training import load_checkpoint, save_checkpoint
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.denoising.settings import Settings
+from examples.program import main, make_parser
 
 PROGRAM = Path(denoise.__file__)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -32,7 +33,7 @@ LONG = [sys.executable, PROGRAM, *SMALL, "--steps=24"]
 def call(*arguments: object) -> int:
     """`denoise.py` in this process; the exit code."""
     try:
-        return denoise.main([str(argument) for argument in arguments])
+        return main(denoise.PROGRAM, [str(argument) for argument in arguments])
     except SystemExit as stop:
         return int(stop.code or 0)
 
@@ -74,7 +75,7 @@ def test_help_explains_every_option_at_once(capsys: pytest.CaptureFixture[str]) 
     assert time.monotonic() - start < 1.5  # it does not import torch
     for field in dataclasses.fields(Settings):
         assert "--" + field.name.replace("_", "-") in done.stdout
-    actions = denoise.make_parser()._actions
+    actions = make_parser(denoise.PROGRAM)._actions
     assert all(action.help for action in actions)
 
 
@@ -115,7 +116,13 @@ def test_resuming_something_else_gets_one_line(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_missing_package_gets_one_line() -> None:
-    code = "import sys; sys.modules['accelerate'] = None; import denoise; sys.exit(denoise.main([]))"
+    lines = (
+        "import sys, denoise",
+        "from examples.program import main",
+        "sys.modules['accelerate'] = None",
+        "sys.exit(main(denoise.PROGRAM, []))",
+    )
+    code = "; ".join(lines)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROGRAM.parent)
     assert done.returncode == 2
     assert done.stderr == 'denoise.py: the package accelerate is missing: pip install -e ".[examples]"\n'

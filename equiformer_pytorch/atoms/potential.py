@@ -95,7 +95,9 @@ class EquiformerPotential(nn.Module):
             if name in ("energy", "forces", "stress"):
                 raise ValueError(f"targets: {name} is always there")
             if not 0 <= target.degree < num_degrees:
-                raise ValueError(f"targets[{name!r}] has degree {target.degree}, the model has num_degrees = {num_degrees}")
+                raise ValueError(
+                    f"targets[{name!r}] has degree {target.degree}, the model has num_degrees = {num_degrees}"
+                )
             if target.per not in ("atom", "structure"):
                 raise ValueError(f"targets[{name!r}] must be per 'atom' or 'structure', got {target.per!r}")
         self.config["targets"] = {name: asdict(target) for name, target in self.targets.items()}

@@ -1,4 +1,4 @@
-"""Energies, forces, stress and targets: symmetric, consistent, smooth, differentiable twice, and clear about bad input."""
+"""Energies, forces, stress and targets: symmetric, consistent, smooth, differentiable twice, clear about bad input."""
 
 import pytest
 import torch
@@ -71,7 +71,9 @@ def test_forces_and_stress_are_derivatives(l2):
                 up, down = structure["pos"].clone(), structure["pos"].clone()
                 up[atom, axis] += step
                 down[atom, axis] -= step
-                numeric[atom, axis] = -(energy(structure | {"pos": up}) - energy(structure | {"pos": down})) / (2 * step)
+                numeric[atom, axis] = -(energy(structure | {"pos": up}) - energy(structure | {"pos": down})) / (
+                    2 * step
+                )
         assert relative(found["forces"], numeric) < 1e-6
     volume = torch.linalg.det(structure["cell"][0]).abs()
     numeric = torch.zeros(3, 3, dtype=torch.float64)
@@ -100,9 +102,7 @@ def test_forces_can_be_trained_on(l2):
 
     inputs = (structure["pos"].requires_grad_(), structure["cell"].requires_grad_())
     assert torch.autograd.gradcheck(loss, inputs, **tolerances.GRADCHECK)
-    assert torch.autograd.gradgradcheck(
-        lambda pos, cell: loss(pos, cell)[0], inputs, **tolerances.GRADGRADCHECK
-    )
+    assert torch.autograd.gradgradcheck(lambda pos, cell: loss(pos, cell)[0], inputs, **tolerances.GRADGRADCHECK)
 
     weight = model.network.layers.blocks[0][0].conv.so2.weights[1]
 
@@ -170,7 +170,7 @@ def test_isolated_atoms():
 
 @ATTENTIONS
 def test_smooth_where_an_atom_leaves(l2):
-    """Energy and forces are continuous across the cutoff, and their second differences shrink as the square of the step."""
+    """Energy and forces are continuous across the cutoff; second differences shrink as the square of the step."""
     model = potential(l2_dist_attention=l2, noise=0.3)
     structure = molecule(4, size=0.8)
     direction = torch.nn.functional.normalize(torch.tensor([0.4, 1.0, -0.3], dtype=torch.float64), dim=0)
@@ -221,7 +221,9 @@ def test_saved_and_loaded(tmp_path):
     for name, x in model(**structure).items():
         assert torch.equal(again(**structure)[name], x), name
     content = torch.load(tmp_path / "potential.pt", weights_only=True)
-    assert torch.equal(EquiformerPotential.from_checkpoint(content)(**structure)["energy"], model(**structure)["energy"])
+    assert torch.equal(
+        EquiformerPotential.from_checkpoint(content)(**structure)["energy"], model(**structure)["energy"]
+    )
     (tmp_path / "torn.pt").write_bytes((tmp_path / "potential.pt").read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"torn\.pt"):
         EquiformerPotential.from_checkpoint(tmp_path / "torn.pt")

@@ -1,0 +1,119 @@
+"""The command line of the programs that train: options, resuming, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from examples.options import TrainingOptions, positive
+
+LATEST = ""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program. `load` imports its module with `run`, and `SETUP_ERRORS`, which are the user's to mend."""
+
+    name: str
+    description: str
+    settings: type[TrainingOptions]
+    load: Callable[[], ModuleType]
+    max_minutes: float
+
+    @property
+    def stem(self) -> str:
+        """What its runs are called unless they are given a name."""
+        return self.name.rpartition("/")[2].removesuffix(".py").removeprefix("train_")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help explains the options)\n")
+
+
+def make_parser(program: Program) -> Parser:
+    """The options of a run, and one for each of its settings."""
+    parser = Parser(
+        program.name,
+        description=program.description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    run = parser.add_argument_group("the run")
+    run.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="of all runs (default: runs)")
+    run.add_argument("--name", help=f"of a new run (default: {program.stem}, {program.stem}-2, …)")
+    run.add_argument(
+        "--resume",
+        nargs="?",
+        const=LATEST,
+        metavar="NAME",
+        help="go on with this run, or with the latest; its settings stay",
+    )
+    run.add_argument(
+        "--max-minutes",
+        type=positive,
+        default=program.max_minutes,
+        help=f"stop training after that long, to be resumed at will (default: {program.max_minutes})",
+    )
+    settings = parser.add_argument_group("settings, fixed when a run begins")
+    for option in fields(program.settings):
+        default = " ".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
+        metadata = dict(option.metadata)
+        metadata["help"] += f" (default: {default})" if default is not None else ""
+        settings.add_argument("--" + option.name.replace("_", "-"), default=option.default, **metadata)
+    return parser
+
+
+def main(program: Program, arguments: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code: 2 for a mistake, 128 + the signal that stopped it."""
+    parser = make_parser(program)
+    args = parser.parse_args(arguments)
+    given = {}
+    for option in fields(program.settings):
+        value = getattr(args, option.name)
+        if value != option.default:
+            given[option.name] = tuple(value) if isinstance(value, list) else value
+    if args.resume is not None and (given or args.name):
+        parser.error(f"--resume keeps a run's name and settings; leave out --{[*given, 'name'][0].replace('_', '-')}")
+    try:
+        module = program.load()
+        from examples import runs
+    except ModuleNotFoundError as error:
+        return fail(program, f'the package {error.name} is missing: pip install -e ".[examples]"', 2)
+
+    try:
+        if args.resume is None:
+            settings = program.settings(**given)
+            stopped_by = runs.start(module.run, settings, args.runs, args.name, program.stem, args.max_minutes)
+        else:
+            stopped_by = runs.resume(module.run, program.settings, args.runs, args.resume or None, args.max_minutes)
+    except (*runs.SETUP_ERRORS, *module.SETUP_ERRORS) as error:
+        return fail(program, error, 2)
+    except FloatingPointError as error:
+        return fail(program, error, 1)
+    if stopped_by is not None:
+        return fail(program, f"stopped by {stopped_by.name}; --resume goes on", 128 + stopped_by)
+    return 0
+
+
+def fail(program: Program, message: object, code: int) -> int:
+    """One line on stderr, from the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{program.name}: {message}", file=sys.stderr)
+    return code
+
+
+def run_and_exit(program: Program) -> NoReturn:
+    """For ``if __name__ == "__main__"``."""
+    try:
+        sys.exit(main(program))
+    except KeyboardInterrupt:  # while nothing is being trained
+        sys.exit(fail(program, "interrupted; --resume goes on from the last checkpoint, if there is one", 130))

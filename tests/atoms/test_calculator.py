@@ -1,0 +1,117 @@
+"""The ASE calculator: what the potential says, neighbours kept while they hold, dynamics that conserve energy."""
+
+import numpy as np
+import pytest
+import torch
+
+ase = pytest.importorskip("ase")
+from ase import Atoms, units  # noqa: E402
+from ase.calculators.fd import calculate_numerical_forces  # noqa: E402
+from ase.md.verlet import VelocityVerlet  # noqa: E402
+from ase.optimize import BFGS  # noqa: E402
+
+from equiformer_pytorch.atoms import EquiformerCalculator, Target  # noqa: E402
+from tests.atoms.potentials import crystal, molecule, potential  # noqa: E402
+
+
+def as_atoms(structure: dict[str, torch.Tensor]) -> Atoms:
+    cell = structure.get("cell")
+    return Atoms(
+        structure["atomic_numbers"].numpy(),
+        structure["pos"].numpy(),
+        cell=None if cell is None else cell[0].numpy(),
+        pbc=cell is not None,
+    )
+
+
+def test_says_what_the_potential_says():
+    model = potential(targets={"dipole": Target(1, "structure"), "charges": Target(0)})
+    for structure in (molecule(6), crystal()):
+        atoms = as_atoms(structure)
+        atoms.calc = EquiformerCalculator(model)
+        out = model(**structure, stress="cell" in structure)
+        assert atoms.get_potential_energy() == pytest.approx(out["energy"].item(), rel=1e-12)
+        assert np.allclose(atoms.get_forces(), out["forces"].detach().numpy(), rtol=0, atol=1e-12)
+        assert np.allclose(atoms.get_dipole_moment(), out["dipole"][0].detach().numpy(), rtol=0, atol=1e-12)
+        assert atoms.get_charges().shape == (len(atoms),)
+        if "cell" in structure:
+            assert np.allclose(atoms.get_stress(voigt=False), out["stress"][0].detach().numpy(), rtol=0, atol=1e-12)
+            assert atoms.get_stress().shape == (6,)
+
+
+def test_forces_of_a_slab_with_mixed_periodicity():
+    atoms = as_atoms(crystal())
+    atoms.pbc = (True, True, False)
+    atoms.calc = EquiformerCalculator(potential())
+    forces, numeric = atoms.get_forces(), calculate_numerical_forces(atoms, eps=1e-5)
+    assert np.abs(forces - numeric).max() < 1e-6 * np.abs(numeric).max()
+
+
+def test_kept_neighbours_give_the_same_numbers():
+    model = potential()
+    atoms, generator = as_atoms(crystal()), np.random.default_rng(0)
+    kept, fresh = EquiformerCalculator(model, skin=1.0), EquiformerCalculator(model, skin=0.0)
+    for step in range(12):
+        atoms.positions += generator.normal(scale=0.05, size=(3, 3))
+        for calculator in (kept, fresh):
+            calculator.calculate(atoms, ["energy", "forces"])
+        assert kept.results["energy"] == pytest.approx(fresh.results["energy"], rel=1e-12)
+        assert np.allclose(kept.results["forces"], fresh.results["forces"], rtol=0, atol=1e-11), step
+    assert fresh.searches == 12
+    assert kept.searches < 8
+    for change in ("cell", "pbc", "numbers"):
+        before = kept.searches
+        if change == "cell":
+            atoms.set_cell(atoms.cell.array * 1.01)
+        elif change == "pbc":
+            atoms.pbc = (True, True, False)
+        else:
+            atoms.numbers = [1, 1, 8]
+        kept.calculate(atoms, ["energy"])
+        assert kept.searches == before + 1, change
+        fresh.calculate(atoms, ["energy"])
+        assert kept.results["energy"] == pytest.approx(fresh.results["energy"], rel=1e-12)
+
+
+def test_nearest_neighbours_are_never_kept():
+    calculator = EquiformerCalculator(potential(max_neighbors=3), skin=1.0)
+    atoms = as_atoms(molecule(6))
+    for _ in range(3):
+        atoms.positions += 1e-3
+        calculator.calculate(atoms, ["energy"])
+    assert calculator.searches == 3
+
+
+def test_from_a_file_and_in_another_precision(tmp_path):
+    model = potential()
+    model.save(tmp_path / "potential.pt")
+    atoms = as_atoms(molecule(5))
+    expected = EquiformerCalculator(model).get_potential_energy(atoms)
+    assert EquiformerCalculator(tmp_path / "potential.pt").get_potential_energy(atoms) == expected
+    single = EquiformerCalculator(tmp_path / "potential.pt", dtype=torch.float32).get_potential_energy(atoms)
+    assert single == pytest.approx(expected, rel=1e-4)
+    assert single != expected
+
+
+def test_relaxation_and_dynamics():
+    """An untrained potential has minima too: a relaxation finds one, and dynamics from there conserve energy."""
+    atoms = as_atoms(molecule(5))
+    atoms.calc = EquiformerCalculator(potential())
+    assert BFGS(atoms, logfile=None).run(fmax=0.01, steps=300)
+    assert np.abs(atoms.get_forces()).max() < 0.01
+    generator = np.random.default_rng(1)
+    atoms.set_momenta(generator.normal(scale=0.3, size=(5, 3)) * np.sqrt(atoms.get_masses())[:, None])
+    start = atoms.get_total_energy()
+    dynamics = VelocityVerlet(atoms, 0.2 * units.fs)
+    for _ in range(20):
+        dynamics.run(10)
+        assert abs(atoms.get_total_energy() - start) < 1e-3 * atoms.get_kinetic_energy() + 1e-5
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="skin"):
+        EquiformerCalculator(potential(), skin=-1.0)
+    atoms = as_atoms(molecule(4))
+    atoms.numbers[0] = 92
+    with pytest.raises(ValueError, match=r"\[92\]"):
+        EquiformerCalculator(potential()).get_potential_energy(atoms)

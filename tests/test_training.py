@@ -178,6 +178,15 @@ def test_accumulation_equals_a_larger_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(large["model"][name], small["model"][name], atol=1e-5, rtol=1e-5)
 
 
+def test_samples_that_do_not_stack(tmp_path: Path) -> None:
+    """With a `collate_fn`; a stopped run still ends where a whole one does."""
+    toy.run(tmp_path / "whole", ragged=True, batch_size=4)
+    stopped = toy.run(tmp_path / "parts", ragged=True, batch_size=4, stop_at=7, stop_signal=signal.SIGTERM)
+    assert stopped.step == 7
+    toy.run(tmp_path / "parts", ragged=True, batch_size=4, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_gradient_is_clipped(tmp_path: Path) -> None:
     """Clipped to almost nothing, plain SGD would not move; AdamW is scale-free, so look at the moments it keeps."""
     toy.run(tmp_path, clip=1e-6, steps=1)

@@ -22,6 +22,17 @@ def draw(item: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return x, x.sum() + item
 
 
+def draw_rows(item: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Like `draw`, but of one to three rows each, which do not stack."""
+    x = torch.randn(int(torch.randint(1, 4, (), generator=generator)), 4, generator=generator)
+    return x, x.sum(1) + item
+
+
+def join(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All rows, one after the other."""
+    return torch.cat([x for x, _ in samples]), torch.cat([y for _, y in samples])
+
+
 def run(
     folder: Path,
     *,
@@ -31,6 +42,7 @@ def run(
     lr: float = 0.05,
     resume: bool = False,
     processes: int = 1,
+    ragged: bool = False,
     **settings: Any,
 ) -> Outcome:
     """Trains in `folder`; sends itself `stop_signal` in the micro-batch `stop_at`, counted from 1."""
@@ -52,7 +64,10 @@ def run(
         model=model,
         loss_function=loss_function,
         samples=SampleStream(
-            ITEMS, draw, chosen.steps * chosen.batch_size * chosen.accumulate * processes, chosen.seed
+            ITEMS,
+            draw_rows if ragged else draw,
+            chosen.steps * chosen.batch_size * chosen.accumulate * processes,
+            chosen.seed,
         ),
         optimizer=torch.optim.AdamW(model.parameters(), lr=lr),
         settings=chosen,
@@ -61,6 +76,7 @@ def run(
         about={},
         validate=lambda averaged: averaged(torch.ones(1, 4)).item(),
         resume=load_checkpoint(folder / "checkpoint.pt") if resume else None,
+        collate_fn=join if ragged else None,
     )
 
 

@@ -28,23 +28,20 @@ def reversible_blocks(
     if not blocks:
         return x, x
     if torch._C._are_functorch_transforms_active():
-        parameters = [
-            (dict[str, Tensor](f.named_parameters()), dict[str, Tensor](g.named_parameters())) for f, g in blocks
-        ]
-        return _recurrence(blocks, parameters, x, graph, weights)
+        return _recurrence(blocks, x, graph, weights)
     flat = [p for block in blocks for layer in block for p in layer.parameters()]
     return _Reversible.apply(blocks, graph, weights, x, *graph.tensors(), *flat)
 
 
 def _recurrence(
-    blocks: Sequence[nn.ModuleList], parameters: Parameters, x: Tensor, graph: Graph, weights: list | None
+    blocks: Sequence[nn.ModuleList], x: Tensor, graph: Graph, weights: list | None
 ) -> tuple[Tensor, Tensor]:
     """Both streams after all blocks."""
     x1 = x2 = x
-    for (attention, feed_forward), (for_attention, for_feed_forward) in zip(blocks, parameters, strict=True):
-        y, layer_weights = functional_call(attention, for_attention, (x2, graph))
+    for attention, feed_forward in blocks:
+        y, layer_weights = attention(x2, graph)
         x1 = x1 + y
-        x2 = x2 + functional_call(feed_forward, for_feed_forward, (x1,))
+        x2 = x2 + feed_forward(x1)
         if weights is not None:
             weights.append(layer_weights)
     return x1, x2
@@ -55,8 +52,8 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     def forward(blocks: Sequence[nn.ModuleList], graph: Graph, weights: list | None, x: Tensor, *tensors: Tensor):
-        graph, parameters = _unpack(blocks, graph, tensors)
-        return _recurrence(blocks, parameters, x, graph, weights)
+        # The parameters among the tensors are those that the blocks hold at this moment.
+        return _recurrence(blocks, x, graph.with_tensors(tensors[: len(graph.tensors())]), weights)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:

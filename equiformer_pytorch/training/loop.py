@@ -111,6 +111,7 @@ def train(
     about: dict[str, Any],
     validate: Callable[[nn.Module], float],
     resume: dict[str, Any] | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> Outcome:
     """Trains `model` in place and keeps `checkpoint.pt` and `metrics.csv` in `folder`.
 
@@ -124,6 +125,7 @@ def train(
         about: what a program must know to build the same model again; stored in the checkpoint.
         validate: a figure of the averaged model, computed in the main process every `validate_every` steps.
         resume: a checkpoint of this run, by :func:`load_checkpoint`.
+        collate_fn: makes a batch of a list of samples, e.g. of graphs; by default they are stacked.
 
     It stops early, with a checkpoint, after `settings.max_seconds` or on SIGINT or SIGTERM; the schedule is a function
     of the step alone, so resuming goes on as if nothing had been.
@@ -147,7 +149,7 @@ def train(
 
     per_step = settings.batch_size * settings.accumulate * processes
     remaining = Subset(samples, range(step * per_step, settings.steps * per_step))
-    loader = DataLoader(remaining, batch_size=settings.batch_size)
+    loader = DataLoader(remaining, batch_size=settings.batch_size, collate_fn=collate_fn)
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     wrapped.train()
 

@@ -1,0 +1,1 @@
+"""Potentials: data with real labels, and a model trained on them."""

@@ -1,0 +1,120 @@
+"""One run of `train_potential.py`: data, model, training, evaluation, report."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from equiformer_pytorch import EquiformerPotential
+from equiformer_pytorch.atoms import StructureDataset, collate_structures, load_structures
+from equiformer_pytorch.training import SampleStream, TrainSettings, train
+from examples.potential import data, evaluate, report
+from examples.potential.settings import Settings
+from examples.runs import RunError, samples_needed
+
+SETUP_ERRORS = (data.DataError, RunError)
+
+
+def load_data(settings: Settings) -> dict[str, StructureDataset]:
+    """The splits: train, valid and one or more whose names begin with test."""
+    if settings.data in ("g2", "aspirin"):
+        make = {"g2": data.g2, "aspirin": data.aspirin}[settings.data]
+        paths = make(Path(settings.data_folder) / settings.data)
+    else:
+        paths = {path.stem: path for path in sorted(Path(settings.data).glob("*.xyz"))}
+    wanted = [name for name in paths if name in ("train", "valid") or name.startswith("test")]
+    if not {"train", "valid"} < set(wanted):
+        raise RunError(f"{settings.data} must have train.xyz, valid.xyz and test….xyz, got {sorted(paths)}")
+    try:
+        return {name: load_structures(paths[name], settings.cutoff) for name in wanted}
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def make_model(settings: Settings, train_set: StructureDataset) -> EquiformerPotential:
+    """With weights that depend on the seed only, reference energies and scale from the training set."""
+    torch.manual_seed(settings.seed)
+    species = sorted({int(number) for item in train_set.items for number in item["atomic_numbers"]})
+    model = EquiformerPotential(
+        species=species,
+        cutoff=settings.cutoff,
+        dim=settings.dim[0] if len(settings.dim) == 1 else settings.dim,
+        num_degrees=settings.num_degrees,
+        depth=settings.depth,
+        heads=settings.heads,
+        dim_head=settings.dim_head,
+        l2_dist_attention=settings.attention == "l2",
+    )
+    model.fit(train_set.items)
+    return model
+
+
+def loss(
+    model: nn.Module, batch: dict[str, Tensor], *, scale: float, energy_weight: float, force_weight: float
+) -> Tensor:
+    """Mean square errors of energies per atom and of force components, in units of the scale of the forces."""
+    out = evaluate.predict(model, batch)
+    atoms = torch.bincount(batch["batch"])
+    energy = ((out["energy"] - batch["energy"]) / (scale * atoms)).square() * atoms
+    per_atom = ((out["forces"] - batch["forces"]) / scale).square().mean(1)
+    force = torch.zeros_like(energy).index_add(0, batch["batch"], per_atom.double()) / atoms
+    return (energy_weight * energy + force_weight * force).mean()
+
+
+def draw(item: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """A sample is the structure as it is: the model needs no turned copies."""
+    return item
+
+
+def run(
+    settings: Settings,
+    folder: Path,
+    checkpoint: dict[str, Any] | None,
+    accelerator: Accelerator,
+    loop: TrainSettings,
+) -> signal.Signals | None:
+    """Trains, and reports unless it was stopped. Returns the signal that stopped it, if one did."""
+    with accelerator.main_process_first():  # the others find what it made
+        splits = load_data(settings)
+    model = make_model(settings, splits["train"])
+    sizes = ", ".join(f"{len(dataset)} {name}" for name, dataset in splits.items())
+    accelerator.print(
+        f"{folder}: structures: {sizes}; {sum(weight.numel() for weight in model.parameters()):,} weights on "
+        f"{accelerator.device}, {accelerator.num_processes} process(es)"
+    )
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    scale = model.energies.scale.item()
+
+    def validate(averaged: nn.Module) -> float:
+        return evaluate.errors(averaged.module, splits["valid"]).force_rmse
+
+    outcome = train(
+        model=model,
+        loss_function=partial(
+            loss, scale=scale, energy_weight=settings.energy_weight, force_weight=settings.force_weight
+        ),
+        samples=SampleStream(splits["train"].items, draw, samples_needed(settings, accelerator), settings.seed),
+        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0),
+        settings=loop,
+        accelerator=accelerator,
+        folder=folder,
+        about=asdict(settings),
+        validate=validate,
+        resume=checkpoint,
+        collate_fn=collate_structures,
+    )
+    if outcome.stopped_by is None and accelerator.is_main_process:
+        if outcome.step < settings.steps:
+            print(f"time is up at step {outcome.step} of {settings.steps}; --resume {folder.name} goes on")
+        tests = {name: dataset for name, dataset in splits.items() if name.startswith("test")}
+        report.write_report(folder, outcome.ema, tests)
+    accelerator.end_training()
+    return outcome.stopped_by

@@ -1,0 +1,32 @@
+"""All that defines a run of `train_potential.py`. Imports nothing heavy: `--help` reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from examples.options import TrainingOptions, count, option, positive
+
+
+@dataclass(frozen=True)
+class Settings(TrainingOptions):
+    """One field per option, with its help."""
+
+    data: str = option(
+        "g2", "g2 or aspirin, made here with GFN2-xTB; or a folder with train.xyz, valid.xyz and test….xyz", str
+    )
+    data_folder: str = option("potential_data", "where data sets that are made here are kept", str, metavar="FOLDER")
+    cutoff: float = option(4.5, "radius within which atoms see each other, in Å", positive)
+    dim: tuple[int, ...] = option((32,), "channels, of all degrees or of degree 0, 1, …", count, nargs="+")
+    num_degrees: int = option(3, "degrees of the features", count)
+    depth: int = option(2, "blocks of attention and feed-forward", count)
+    heads: int = option(4, "attention heads per degree", count)
+    dim_head: int = option(8, "channels per head", count)
+    attention: str = option("l2", "l2 or mlp", str, choices=("l2", "mlp"))
+    energy_weight: float = option(1.0, "of the mean square error of energies per atom", positive)
+    force_weight: float = option(10.0, "of the mean square error of force components", positive)
+
+    steps: int = option(4000, "optimizer steps; the learning rate's schedule spans them", count)
+    batch_size: int = option(8, "structures per process and micro-batch", count)
+    lr: float = option(2e-3, "highest learning rate", positive)
+    clip: float = option(10.0, "largest norm of the gradient", positive)
+    validate_every: int = option(200, "steps between evaluations on the validation set", count)

@@ -1,0 +1,35 @@
+"""Trains an interatomic potential on energies and forces of GFN2-xTB, which are computed here.
+
+    python -m examples.train_potential                    # many molecules; about fifteen minutes on two CPU cores
+    python -m examples.train_potential --data aspirin     # one molecule of 21 atoms
+    python -m examples.train_potential --data FOLDER      # your own: train.xyz, valid.xyz, test.xyz (extxyz)
+    python -m examples.train_potential --resume           # goes on with the latest run from its last checkpoint
+    accelerate launch -m examples.train_potential         # one process per GPU
+
+Results are in runs/NAME: potential.pt for EquiformerCalculator, learning.png, parity.png, evaluation.txt, metrics.csv,
+checkpoint.pt.
+"""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+
+from examples.potential.settings import Settings
+from examples.program import Program, run_and_exit
+
+# Read when torch is first imported: threads that wait for one another sleep instead of spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def load() -> ModuleType:
+    """What needs torch and the extra packages."""
+    from examples.potential import run
+
+    return run
+
+
+PROGRAM = Program("train_potential.py", __doc__ or "", Settings, load, max_minutes=15.0)
+
+if __name__ == "__main__":
+    run_and_exit(PROGRAM)

@@ -12,8 +12,10 @@ from torch import Tensor
 
 def exporting() -> bool:
     """Whether ``torch.export`` is tracing. Values are not known then, so nothing may depend on them."""
-    # torch < 2.7 has no is_exporting; there a compiled model looks at no values either.
-    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+    if hasattr(torch.compiler, "is_exporting"):
+        return torch.compiler.is_exporting()
+    # torch < 2.7: of what traces, only export (strict=False) does without dynamo.
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 def number_from_data(value: Tensor) -> int:

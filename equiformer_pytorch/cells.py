@@ -32,7 +32,7 @@ def neighbours_by_cells(
     senders, receivers = [], []
     waiting = torch.arange(points, device=coordinates.device)
     while waiting.numel() and LARGEST_GRID > extent / size > 4:
-        cells = _Cells(coordinates, low, structure, size)
+        cells = Cells(coordinates, low, structure, size)
         # Cells of this size show all points within it: who has `count` of them, or wants no others, is done.
         unfinished = []
         for part in waiting.split(max(1, PAIRS_AT_ONCE // cells.most_candidates(waiting))):
@@ -68,13 +68,15 @@ def _cell_size(coordinates: Tensor, structure: Tensor, count: float, radius: flo
     return min(radius, max(typical, torch.finfo(coordinates.dtype).tiny))
 
 
-class _Cells:
+class Cells:
     """Points sorted by cubic cell; cells of one structure, and along z, follow each other."""
 
     def __init__(self, coordinates: Tensor, low: Tensor, structure: Tensor, size: float) -> None:
         self.coordinates = coordinates
+        # Numbers beyond are whole anyway; the distances decide.
+        cell = ((coordinates - low) / size).floor().clamp(max=2.0**53).long()
         # A margin of one cell on every side, so that the cells around a point never wrap into another row.
-        cell = ((coordinates - low) / size).floor().long() + 1
+        cell = torch.stack([_without_gaps(axis) for axis in cell.unbind(1)], dim=1) + 1
         self.shape = (cell.amax(0) + 2).tolist()
         keys, self.order = self._key(cell, structure).sort(stable=True)
         around = torch.tensor([-1, 0, 1], device=coordinates.device)
@@ -98,13 +100,13 @@ class _Cells:
         per_receiver = lengths.sum(1)
         runs = lengths.flatten()
         run = torch.repeat_interleave(torch.arange(runs.numel(), device=runs.device), runs)
-        offset = torch.arange(run.numel(), device=runs.device) - (runs.cumsum(0) - runs)[run]
-        sender = self.order[self.first[receivers].flatten()[run] + offset]
+        offset = torch.arange(run.numel(), device=runs.device) - (runs.cumsum(0) - runs).index_select(0, run)
+        sender = self.order.index_select(0, self.first[receivers].flatten().index_select(0, run) + offset)
         row = run // lengths.shape[1]
-        receiver = receivers[row]
+        receiver = receivers.index_select(0, row)
         # The function that looks at all pairs too: sums in another order would break ties in another way.
-        ends = self.coordinates[sender, None], self.coordinates[receiver, None]
-        distance = torch.cdist(*ends, compute_mode="donot_use_mm_for_euclid_dist").flatten()
+        ends = (self.coordinates.index_select(0, end)[:, None] for end in (sender, receiver))
+        distance = torch.cdist(next(ends), next(ends), compute_mode="donot_use_mm_for_euclid_dist").flatten()
         allowed = (sender != receiver) & (distance <= radius)
         if math.isinf(count):
             return sender[allowed], receiver[allowed]
@@ -122,3 +124,10 @@ class _Cells:
         before = torch.zeros_like(below).scatter_reduce(0, row, rank - tied.long(), "amin", include_self=False)
         chosen = few[~tied | (rank - before[row] <= count - below[row])]
         return sender[chosen], receiver[chosen]
+
+
+def _without_gaps(cell: Int[Tensor, " points"]) -> Int[Tensor, " points"]:
+    """Neighbouring numbers stay neighbours, but of empty stretches one cell is left: keys stay small."""
+    numbers, index = cell.unique(return_inverse=True)
+    steps = numbers.diff(prepend=numbers[:1]).clamp(max=2)
+    return steps.cumsum(0)[index]

@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
 def exporting() -> bool:
     """Whether ``torch.export`` is tracing. Values are not known then, so nothing may depend on them."""
-    # torch < 2.7 has no is_exporting; there a compiled model looks at no values either.
-    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+    if hasattr(torch.compiler, "is_exporting"):
+        return torch.compiler.is_exporting()
+    # torch < 2.7: of what traces, only export (strict=False) does without dynamo.
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 def number_from_data(value: Tensor) -> int:
@@ -118,13 +120,13 @@ def check_coordinates(coors: object) -> Tensor:
 
 
 def check_finite(name: str, x: Tensor, which: str) -> None:
-    """ValueError where a point has a NaN or an infinity; `which` are the points that may not."""
+    """ValueError where a row has a NaN or an infinity; in words, `which` rows may not."""
     if exporting():
         return
     finite = x.isfinite()
     if not bool(finite.all()):
         where = int((~finite).flatten(1).any(1).nonzero()[0])
-        raise ValueError(f"{name} must be finite for every point{which}, got {x[where].tolist()}")
+        raise ValueError(f"{name} must be finite for every {which}, got {x[where].tolist()}")
 
 
 def check_absent(arguments: Mapping[str, object], why: str) -> None:
@@ -153,6 +155,16 @@ def check_batch(batch: object, points: int, structures: int | None) -> tuple[Int
         if low < 0 or high >= structures:
             raise ValueError(f"batch must lie in 0 … {structures - 1}, got values from {low} to {high}")
     return index, structures
+
+
+def check_cell(cell: object) -> Float[Tensor, "structures 3 3"]:
+    """Cells; (3·structures, 3), as PyG puts matrices (3, 3) together, are taken apart."""
+    cell = check_tensor("cell", cell)
+    check_floating("cell", cell)
+    if cell.ndim == 2 and cell.shape[0] % 3 == 0 and cell.shape[1] == 3:
+        cell = cell.unflatten(0, (-1, 3))
+    check_shape("cell", cell, (None, 3, 3), "(structures, 3, 3), or (3, 3) for one")
+    return cell
 
 
 def check_range(edge_index: Int[Tensor, "two edges"], points: int) -> None:

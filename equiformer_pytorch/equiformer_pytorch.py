@@ -290,7 +290,7 @@ class Equiformer(nn.Module):
             dense = {"mask": mask, "adj_mat": adj_mat, "edges": edges}
             checks.check_absent(dense, f"goes with dense coors (batch, points, 3), got coors {tuple(coors.shape)}")
         coordinates = layout.compact(coors)
-        checks.check_finite("coors", coordinates, " that mask keeps" if coors.ndim == 3 else "")
+        checks.check_finite("coors", coordinates, "point that mask keeps" if coors.ndim == 3 else "point")
         x = self.point_features(features, layout, self.dtype)
         rules, embed = self._rules(), self.edge_features
         if coors.ndim == 3:

@@ -40,7 +40,7 @@ class FlatArguments(NamedTuple):
             )
         structures = self.structures
         if structures is None and self.cell is not None:
-            structures = self._cells().shape[0]
+            structures = checks.check_cell(self.cell).shape[0]
         elif structures is None and self.batch is None:
             structures = 1
         if self.batch is None and structures != 1:
@@ -106,22 +106,13 @@ class FlatArguments(NamedTuple):
 
         vectors = coordinates.index_select(0, senders) - coordinates.index_select(0, receivers)
         if offsets is not None:
-            cell = self._cells().to(coordinates.dtype)
+            cell = checks.check_cell(self.cell).to(coordinates.dtype)
             checks.check_shape("cell", cell, (layout.structures, 3, 3), "(structures, 3, 3)")
-            checks.check_finite("cell", cell, " structure")
+            checks.check_finite("cell", cell, "structure")
             cell_of_edge = cell.index_select(0, layout.structure[receivers])
             vectors = vectors + (offsets.to(cell.dtype)[:, None] @ cell_of_edge).squeeze(1)
         features = None if features is None else features[order]
         return Edges(senders, receivers, vectors, embed("edge_attr", features, None, dtype))
-
-    def _cells(self) -> Float[Tensor, "structures 3 3"]:
-        """The caller's cells; (3·structures, 3), as PyG puts matrices (3, 3) together, are taken apart."""
-        cell = checks.check_tensor("cell", self.cell)
-        checks.check_floating("cell", cell)
-        if cell.ndim == 2 and cell.shape[0] % 3 == 0 and cell.shape[1] == 3:
-            cell = cell.unflatten(0, (-1, 3))
-        checks.check_shape("cell", cell, (None, 3, 3), "(structures, 3, 3), or (3, 3) for one")
-        return cell
 
 
 def is_data(inputs: object) -> bool:

@@ -59,11 +59,11 @@ def test_coordinates_are_widened_but_never_narrowed():
 
 def test_check_finite_shows_the_first_bad_point():
     x = torch.zeros(3, 3)
-    checks.check_finite("coors", x, "")
-    checks.check_finite("coors", x[:0], "")
+    checks.check_finite("coors", x, "point")
+    checks.check_finite("coors", x[:0], "point")
     x[1, 2] = math.inf
     with pytest.raises(ValueError, match=r"coors.*\[0.0, 0.0, inf\]"):
-        checks.check_finite("coors", x, "")
+        checks.check_finite("coors", x, "point")
 
 
 def test_degrees_come_back_as_a_new_dict():

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from equiformer_pytorch.checks import exporting
 from equiformer_pytorch.graph import Graph
 
 # Numbers that one tensor of edge features may hold: 256 MiB in float32.
@@ -27,10 +28,11 @@ def over_receivers(
 
     Where edge tensors of `width` numbers per edge would exceed :data:`LARGEST`, receivers are taken in pieces, whose
     activations are computed again in the backward pass. The result is the same. The transforms of ``torch.func`` do
-    not allow that: under them all receivers are taken at once.
+    not allow that, and an exported program does not know its sizes: there all receivers are taken at once.
     """
     table = graph.neighbours
-    if table.rows * table.columns * width <= LARGEST or torch._C._are_functorch_transforms_active():
+    at_once = exporting() or torch._C._are_functorch_transforms_active()
+    if at_once or table.rows * table.columns * width <= LARGEST:
         return function(x, sender, graph)
     outputs, weights = [], []
     for rows, piece in graph.chunks(max(LARGEST // width, 1)):

@@ -1,0 +1,143 @@
+"""`examples.train_potential` as its user meets it: a whole small run, stops, mistakes, and the potential that it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("accelerate", reason="needs the extra examples")
+pytest.importorskip("ase", reason="needs the extra atoms")
+
+from accelerate.state import AcceleratorState
+from ase.build import molecule
+from ase.calculators.morse import MorsePotential
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+
+from equiformer_pytorch.atoms import EquiformerCalculator
+from equiformer_pytorch.training.metrics import read_metrics
+from examples import train_potential
+from examples.potential import dynamics
+from examples.program import main
+
+ROOT = Path(train_potential.__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+SMALL = ["--dim", "4", "--num-degrees=2", "--depth=1", "--heads=1", "--batch-size=2", "--checkpoint-every=3"]
+
+
+def call(*arguments: object) -> int:
+    try:
+        return main(train_potential.PROGRAM, [str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def _forget_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rattled molecules with the energies and forces of a Morse potential."""
+    folder, generator = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, names in {
+        "train": ("CH4", "H2O"),
+        "valid": ("H2O",),
+        "test": ("CH4",),
+        "test_molecules": ("CO2",),
+    }.items():
+        frames = []
+        for name in names * 6:
+            atoms = molecule(name)
+            atoms.positions += generator.normal(scale=0.05, size=atoms.positions.shape)
+            atoms.calc = MorsePotential(r0=1.2, rho0=2.0, epsilon=1.0, rcut1=3.0, rcut2=4.0)
+            labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+            atoms.calc = SinglePointCalculator(atoms, **labels)
+            frames.append(atoms)
+        write(folder / f"{split}.xyz", frames, format="extxyz")
+    return folder
+
+
+def metrics_of(folder: Path) -> list[dict[str, str]]:
+    return [
+        {name: value for name, value in row.items() if name != "seconds"}
+        for row in read_metrics(folder / "metrics.csv")
+    ]
+
+
+def test_whole_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--runs", tmp_path, "--data", data, *SMALL, "--steps=60", "--validate-every=20", "--lr=0.02") == 0
+    folder, printed = tmp_path / "potential", capsys.readouterr().out
+    assert "held-out geometries" in printed
+    assert "held-out molecules" in printed
+    assert (folder / "evaluation.txt").read_text().strip() in printed
+    for name in ("learning.png", "parity.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    rows = metrics_of(folder)
+    assert [row["step"] for row in rows if row["valid"]] == ["20", "40", "60"]
+    assert float(rows[-1]["valid"]) < 0.9 * float(rows[19]["valid"])
+
+    atoms = read(data / "test.xyz", 0)
+    atoms.calc = EquiformerCalculator(folder / "potential.pt")
+    assert np.isfinite(atoms.get_forces()).all()
+
+    command = [str(folder / "potential.pt"), "--molecule", "CH4", "--picoseconds", "0.02"]
+    assert dynamics.main(command) == 0
+    assert "meV/atom per 10 ps" in capsys.readouterr().out
+    assert (folder / "dynamics.png").read_bytes().startswith(b"\x89PNG")
+    assert dynamics.main([str(folder / "none.pt")]) == 2
+    assert "none.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_and_resumed(data: Path, tmp_path: Path, number: signal.Signals) -> None:
+    program = [sys.executable, "-m", "examples.train_potential", "--runs", tmp_path]
+    begin = [*program, "--data", data, *SMALL, "--steps=60"]
+
+    def run(command: list) -> None:
+        subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
+
+    run([*begin, "--name", "whole"])
+    process = subprocess.Popen([*begin, "--name", "parts"], env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL)
+    folder, deadline = tmp_path / "parts", time.monotonic() + 60
+    while not (folder / "metrics.csv").exists() or len(read_metrics(folder / "metrics.csv")) < 5:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.wait()
+    assert 5 <= len(metrics_of(folder)) < 60
+    run([*program, "--resume", "parts"])
+    assert metrics_of(folder) == metrics_of(tmp_path / "whole")
+    assert (folder / "evaluation.txt").read_text() == (tmp_path / "whole" / "evaluation.txt").read_text()
+
+
+def test_mistakes_get_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for path in data.glob("*.xyz"):
+        (torn / path.name).write_text(path.read_text())
+    text = (torn / "train.xyz").read_text().splitlines()
+    (torn / "train.xyz").write_text("\n".join(text[:-3]) + "\n")
+    for arguments, said in (
+        (["--data", tmp_path / "nowhere"], "must have train.xyz"),
+        (["--data", torn], "train.xyz"),
+        (["--data", data, "--cutoff", "0"], "0 is not above 0"),
+        (["--attention", "dot"], "--attention"),
+        (["--resume"], "there is no run"),
+    ):
+        assert call("--runs", runs, *arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1, error

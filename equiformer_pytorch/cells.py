@@ -105,8 +105,8 @@ class Cells:
         row = run // lengths.shape[1]
         receiver = receivers.index_select(0, row)
         # The function that looks at all pairs too: sums in another order would break ties in another way.
-        ends = (self.coordinates.index_select(0, end)[:, None] for end in (sender, receiver))
-        distance = torch.cdist(next(ends), next(ends), compute_mode="donot_use_mm_for_euclid_dist").flatten()
+        here, there = (self.coordinates.index_select(0, end)[:, None] for end in (receiver, sender))
+        distance = torch.cdist(there, here, compute_mode="donot_use_mm_for_euclid_dist").flatten()
         allowed = (sender != receiver) & (distance <= radius)
         if math.isinf(count):
             return sender[allowed], receiver[allowed]

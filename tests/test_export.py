@@ -92,6 +92,18 @@ def test_other_sizes_than_the_exported_one(case):
         assert_same_program(program, model, flat_call(model, points, edges, structures, cell=cell), flags)
 
 
+def test_structures_stay_apart_in_the_program():
+    """NaN in one does not reach a point without edges in another."""
+    model = build()
+    program = exported(model, flat_call(model, 7, 12, 2), {}).module()
+    call = flat_call(model, 9, 20, 2)
+    call["inputs"][call["batch"] == 1] = float("nan")
+    lone = int((call["batch"] == 0).nonzero()[0])
+    call["edge_index"] = call["edge_index"][:, call["edge_index"][1] != lone]
+    for out in program(**call):
+        assert out[call["batch"] == 0].isfinite().all()
+
+
 def test_one_structure_without_batch_kept_on_disk():
     """Return is a named tuple, which torch does not keep on disk; a dict by degree it does."""
     model, flags = build(), {"return_all_degrees": True}

@@ -132,6 +132,23 @@ def test_ties_go_to_the_first(search):
         assert edges == sorted(every)[:cap]
 
 
+def test_closer_than_the_cutoff(search):
+    """As in ASE's list, a distance that is the cutoff itself is no edge."""
+    assert radius_graph(torch.zeros(1, 3), 1.0, cell=torch.eye(3))[0].shape == (2, 0)
+    assert radius_graph(torch.zeros(1, 3), 1.0 + 1e-6, cell=torch.eye(3))[0].shape == (2, 6)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_chain_along_any_direction(search, axis):
+    """Whatever the one periodic vector points along, and however long the others are."""
+    for direction in range(3):
+        cell = torch.zeros(3, 3)
+        cell[axis, direction] = 2.0
+        found = radius_graph(torch.tensor([[0.3, 7.0, -5.0]]), 4.5, cell=cell, pbc=torch.arange(3) == axis)
+        assert found[0].shape == (2, 4)
+        assert found[1][:, axis].tolist() == [-2, -1, 1, 2]
+
+
 def mixed_batch() -> tuple[list[Tensor], Tensor, Tensor]:
     """A molecule, a chain, a slab, an atom alone in a tiny crystal, nothing, and an open one outside of its cell."""
     g = torch.Generator().manual_seed(3)

@@ -130,11 +130,11 @@ def thermal(relaxed: Atoms, sizes: Sequence[int], dynamics: Dynamics, rng: np.ra
 
 
 def rattled(relaxed: Atoms, size: int, rng: np.random.Generator) -> Iterator[Atoms]:
-    """The relaxed geometry with normal displacements of up to 0.1 Å per component, another spread for each."""
+    """The relaxed geometry with normal displacements of 0.01 – 0.05 Å per component, another spread for each."""
     for _ in range(size):
         atoms = relaxed.copy()
         atoms.calc = relaxed.calc
-        atoms.positions += rng.uniform(0.01, 0.1) * rng.normal(size=(len(atoms), 3))
+        atoms.positions += rng.uniform(0.01, 0.05) * rng.normal(size=(len(atoms), 3))
         yield labelled(atoms, "rattled")
 
 

@@ -73,7 +73,8 @@ def load_structures(
         on_error: what to do with a record that cannot be used, be it unreadable, cut short, not finite, or with labels
             of the wrong shape: "raise" a ValueError that names file, record and reason, or "skip" it and name all
             that were skipped in one warning.
-        dtype: of the floating-point tensors but energies, which are float64; torch's default by default. Graphs come from what the file says.
+        dtype: of the floating-point tensors; torch's default by default. Graphs are made in float64, and energies
+            stay in it: sums of reference energies have more digits than float32 holds.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
@@ -279,8 +280,7 @@ def _item(atoms: Atoms, cutoff: float, max_neighbors: int | None, dtype: torch.d
         "pbc": periodic,
         "edge_index": edge_index,
         "cell_offsets": cell_offsets,
-        # Totals have more digits than float32 holds.
-        **{n: torch.tensor(value, dtype=torch.float64 if n == "energy" else dtype) for n, value in labels.items()},
+        **{name: torch.tensor(value, dtype=None if name == "energy" else dtype) for name, value in labels.items()},
     }
 
 

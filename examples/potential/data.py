@@ -4,8 +4,8 @@
     python -m examples.potential.data g2 data/g2              # 116 molecules, thermal and rattled; about five minutes
 
 A data set is a folder of extxyz files, one per split, with energies (eV) and forces (eV/Å) where ASE keeps them, and
-`about.json`, which says how it was made. The folder appears when it is complete: a kill leaves nothing half done, and a
-folder that is there is not made again. Everything random depends on the seed; the last digits also on the machine.
+`about.json`, which says how it was made. The folder appears when it is complete, and one that is there is not made
+again. Everything random depends on the seed; the last digits also on the machine.
 
 In `g2` are the molecules of `ase.collections.g2` that are closed-shell (a potential of positions alone cannot tell two
 spin states apart) and made of `ELEMENTS` (the others occur in three molecules at most), and those of `molecules.xyz`,
@@ -19,7 +19,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -130,11 +130,11 @@ def thermal(relaxed: Atoms, sizes: Sequence[int], dynamics: Dynamics, rng: np.ra
 
 
 def rattled(relaxed: Atoms, size: int, rng: np.random.Generator) -> Iterator[Atoms]:
-    """The relaxed geometry with normal displacements of up to 0.1 Å per component, another spread for each."""
+    """The relaxed geometry with normal displacements of 0.01 – 0.05 Å per component, another spread for each."""
     for _ in range(size):
         atoms = relaxed.copy()
         atoms.calc = relaxed.calc
-        atoms.positions += rng.uniform(0.01, 0.1) * rng.normal(size=(len(atoms), 3))
+        atoms.positions += rng.uniform(0.01, 0.05) * rng.normal(size=(len(atoms), 3))
         yield labelled(atoms, "rattled")
 
 
@@ -191,6 +191,9 @@ def g2(
     about: dict[str, Any] = {"set": "g2", "small": asdict(small), "large": asdict(large)}
     about |= {"dynamics": asdict(dynamics), "names": None if names is None else list(names), "seed": seed}
     groups = [(small_molecules(), small), (large_molecules(), large)]
+    unknown = set(names or ()).difference(*(group for group, _ in groups))
+    if unknown:
+        raise DataError(f"names has {', '.join(sorted(unknown))}, which is not in the data set")
     jobs = [
         (atoms, sizes) for group, sizes in groups for name, atoms in group.items() if names is None or name in names
     ]
@@ -226,7 +229,7 @@ def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
     return tqdm(items, desc=what, total=total, mininterval=0.2 if sys.stderr.isatty() else 10)
 
 
-def _cached(folder: Path, about: dict[str, Any], make: Any) -> dict[str, Path]:
+def _cached(folder: Path, about: dict[str, Any], make: Callable[[], dict[str, list[Atoms]]]) -> dict[str, Path]:
     """The splits in `folder`, which `make` makes if it is not there; an error if it was made in another way."""
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,7 @@ def assert_item(item: dict[str, torch.Tensor], atoms: Atoms) -> None:
     np.testing.assert_allclose(item["pos"], atoms.positions, atol=1e-6)
     np.testing.assert_allclose(item["cell"], atoms.cell.array, atol=1e-6)
     assert item["pbc"].tolist() == atoms.pbc.tolist()
-    assert item["energy"].item() == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+    assert item["energy"].item() == pytest.approx(atoms.get_potential_energy(), abs=1e-7)
     np.testing.assert_allclose(item["forces"], atoms.get_forces(), atol=1e-6)
     assert item["edge_index"].shape == (2, len(neighbor_list("i", atoms, CUTOFF)))
     sender, receiver = item["edge_index"]
@@ -111,7 +111,9 @@ def test_other_formats_and_several_files(tmp_path: Path, file: Path) -> None:
 
 
 def test_dtype(file: Path) -> None:
-    assert load_structures(file, CUTOFF)[0]["pos"].dtype == torch.get_default_dtype()
+    item = load_structures(file, CUTOFF)[0]
+    assert item["pos"].dtype == item["forces"].dtype == torch.get_default_dtype()
+    assert item["energy"].dtype == torch.float64  # -1000 eV ± 1 meV does not fit into float32
     item = load_structures(file, CUTOFF, dtype=torch.float64)[0]
     for name in ("pos", "cell", "energy", "forces"):
         assert item[name].dtype == torch.float64

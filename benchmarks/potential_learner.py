@@ -1,0 +1,85 @@
+"""Our side learns aspirin: ``python -m benchmarks.potential_learner JOB``; the job names files, model and budget.
+
+Trains until the budget of training seconds is spent; the learning rate follows a cosine of the time, so that it ends at
+zero with the budget. Prints one line of JSON per epoch, measured with averaged weights on the test file, outside the
+time that is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from equiformer_pytorch.training.loop import learning_rate, ramped_average
+
+Structures = dict[str, Tensor]
+LABELS = ("energy", "forces")
+
+
+def errors(model: nn.Module, structures: Structures) -> tuple[Tensor, Tensor]:
+    """Of the energy per atom (structures,), in eV, and of the forces (atoms, 3), in eV/Å."""
+    out = model(**{name: tensor for name, tensor in structures.items() if name not in LABELS})
+    atoms = torch.bincount(structures["batch"])
+    return (out["energy"] - structures["energy"]) / atoms, out["forces"] - structures["forces"]
+
+
+def measure(model: nn.Module, loader: DataLoader[Structures]) -> dict[str, float]:
+    """Root mean squares over structures and force components, and the mean absolute force error; meV and meV/Å."""
+    found = [[error.detach() for error in errors(model, structures)] for structures in loader]
+    energy, force = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return {
+        "force_rmse": 1e3 * float(force.square().mean().sqrt()),
+        "energy_rmse": 1e3 * float(energy.square().mean().sqrt()),
+        "force_mae": 1e3 * float(force.abs().mean()),
+    }
+
+
+def learn(job: dict[str, Any]) -> None:
+    """Adam with clipping and averaged weights, for `job["seconds"]` of training."""
+    from equiformer_pytorch.atoms.potential import EquiformerPotential
+    from equiformer_pytorch.atoms.structures import collate_structures, load_structures
+
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(job["seed"])
+    cutoff = job["model"]["cutoff"]
+    train, test = (load_structures(job[split], cutoff, dtype=torch.float32) for split in ("train", "test"))
+    batches = DataLoader(train, batch_size=job["batch_size"], shuffle=True, collate_fn=collate_structures)
+    held_out = DataLoader(test, batch_size=10, collate_fn=collate_structures)
+    species = sorted({int(z) for item in train.items for z in item["atomic_numbers"]})
+    model = EquiformerPotential(species=species, **job["model"])
+    model.fit(train.items)
+    optimizer = torch.optim.Adam(model.parameters(), lr=job["lr"], amsgrad=True)
+    averaged = AveragedModel(model, multi_avg_fn=ramped_average(job["ema"]))
+    parameters = sum(weight.numel() for weight in model.parameters())
+
+    wall, cpu, epoch = 0.0, 0.0, 0
+    while wall < job["seconds"]:
+        start = time.perf_counter(), time.process_time()
+        for structures in batches:
+            spent = wall + time.perf_counter() - start[0]
+            progress = min(spent / job["seconds"], 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = job["lr"] * learning_rate(round(1000 * progress), 1000, job["warmup"])
+            optimizer.zero_grad()
+            energy, force = errors(model, structures)
+            loss = job["energy_weight"] * energy.square().mean() + job["forces_weight"] * force.square().mean()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), job["clip"])
+            optimizer.step()
+            averaged.update_parameters(model)
+            if progress == 1:
+                break
+        wall, cpu, epoch = wall + time.perf_counter() - start[0], cpu + time.process_time() - start[1], epoch + 1
+        point = {"epoch": epoch, "seconds": wall, "cpu_seconds": cpu, **measure(averaged.module, held_out)}
+        print(json.dumps(point | {"parameters": parameters}), flush=True)
+
+
+if __name__ == "__main__":
+    learn(json.loads(sys.argv[1]))

@@ -26,16 +26,16 @@ from benchmarks.compare import machine
 from benchmarks.process import ROOT
 from examples.potential import data
 
-MODEL = {"cutoff": 4.5, "dim": [64, 32, 16], "num_degrees": 3, "depth": 2, "heads": 4, "dim_head": 16}
+MODEL = {"cutoff": 4.5, "dim": 32, "num_degrees": 3, "depth": 2, "heads": 4, "dim_head": 8}
 OURS = {
     "model": MODEL,
     "batch_size": 5,
-    "lr": 5e-3,
+    "lr": 2e-3,
     "warmup": 20,  # thousandths of the budget
     "ema": 0.99,
     "clip": 10.0,
-    "energy_weight": 1.0,
-    "forces_weight": 100.0,
+    "energy_weight": 2.0,
+    "forces_weight": 1.0,
 }
 MACE = {"batch_size": 5, "epochs": 40}
 WANTED = {"force_rmse": 65.0, "energy_rmse": 1.0}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch import neighbours
-from equiformer_pytorch.cells import neighbours_by_cells
+from equiformer_pytorch.cells import Cells, neighbours_by_cells
 from equiformer_pytorch.graph import Table
 
 POINTS = 600
@@ -44,6 +44,17 @@ def test_same_edges_as_all_pairs(make, count, radius, dtype):
     assert torch.equal(senders, expected[0])
     assert torch.equal(receivers, expected[1])
     assert len(senders) > 0
+
+
+def test_empty_stretches_take_one_cell():
+    """So that keys of cells fit into 64 bits, however far points are spread."""
+    coordinates = one_far_away().double()
+    coordinates[0] = torch.tensor([0.0, -1e300, 1e300])
+    cells = Cells(coordinates, coordinates.amin(0), torch.zeros(len(coordinates)).long(), 2.0)
+    assert max(cells.shape) <= 2 * len(coordinates) + 3
+    exact = torch.cdist(coordinates, coordinates, compute_mode="donot_use_mm_for_euclid_dist")
+    near = (exact.fill_diagonal_(math.inf) <= 2.0).sum()
+    assert len(cells.nearest(torch.arange(len(coordinates)), math.inf, 2.0)[0]) == near > 0
 
 
 def test_large_structures_are_searched_by_cells(monkeypatch):

@@ -1,4 +1,4 @@
-"""`examples.train_potential` as its user meets it: a whole small run, stops, mistakes, and the potential that it leaves."""
+"""`examples.train_potential` as its user meets it: a whole small run, stops, mistakes, the potential that it leaves."""
 
 from __future__ import annotations
 

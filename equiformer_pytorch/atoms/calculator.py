@@ -34,8 +34,6 @@ class EquiformerCalculator(Calculator):
         dtype: of positions and weights; None keeps that of the weights. float64 for dynamics that conserve energy.
     """
 
-    implemented_properties = ("energy", "free_energy", "energies", "forces", "stress", "dipole", "charges", "magmoms")
-
     def __init__(
         self,
         potential: EquiformerPotential | str | os.PathLike[str] | Mapping[str, Any],
@@ -51,8 +49,7 @@ class EquiformerCalculator(Calculator):
             raise ValueError(f"skin must be at least 0, got {skin}")
         self.potential = potential.to(device=device, dtype=dtype).eval()
         self.skin = 0.0 if potential.max_neighbors is not None else float(skin)
-        names = ["energy", "free_energy", "forces", "stress", *potential.targets]
-        self.implemented_properties = names
+        self.implemented_properties = ["energy", "free_energy", "forces", "stress", *potential.targets]
         self.searches = 0
         self._kept: tuple[Atoms, Tensor, Tensor] | None = None
 
@@ -64,7 +61,9 @@ class EquiformerCalculator(Calculator):
     ) -> None:
         """Fills `results`; ASE calls this."""
         super().calculate(atoms, list(properties), list(system_changes))
-        atoms = self.atoms
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise ValueError("atoms is missing: there is nothing to calculate")
         network = self.potential.network
         edge_index, cell_offsets = self._neighbours(atoms)
         periodic = bool(atoms.pbc.any())
@@ -76,7 +75,7 @@ class EquiformerCalculator(Calculator):
                 edge_index=edge_index,
                 cell_offsets=cell_offsets if periodic else None,
                 forces="forces" in properties or "stress" in properties,
-                stress=bool(atoms.pbc.all()) and "stress" in properties,
+                stress=periodic and atoms.cell.rank == 3 and "stress" in properties,
             )
         results: dict[str, Any] = {name: tensor.double().cpu().numpy() for name, tensor in out.items()}
         results["energy"] = results["free_energy"] = float(results["energy"][0])

@@ -11,7 +11,7 @@ from tests.models import build
 
 N = 5
 FLOATS = {"inputs": torch.randn(2, N, 5).double(), "coors": torch.randn(2, N, 3).double()}
-TOKENS = {"inputs": torch.randint(0, 4, (2, N)), "coors": torch.randn(2, N, 3)}
+TOKENS = {"inputs": torch.arange(2 * N).remainder(4).unflatten(0, (2, N)), "coors": torch.randn(2, N, 3)}
 HIGHER = {"inputs": {0: torch.randn(2, N, 5), 1: torch.randn(2, N, 2, 3)}, "coors": torch.randn(2, N, 3)}
 NAN, INF = float("nan"), float("inf")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -141,3 +142,19 @@ def test_mistakes_get_one_line(data: Path, tmp_path: Path, capsys: pytest.Captur
         error = capsys.readouterr().err
         assert said in error
         assert error.count("\n") == 1, error
+
+
+def test_two_processes(data: Path, tmp_path: Path) -> None:
+    """Two processes see what one sees in two micro-batches."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    options = ["--runs", str(tmp_path), "--data", str(data), *SMALL, "--steps=4"]
+    program = ["-m", "examples.train_potential", *options, "--name", "two"]
+    done = subprocess.run([*launch, *program], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 process(es)" in done.stdout
+    assert call(*options, "--accumulate", 2, "--name", "one") == 0
+    rows = [[float(row["train"]) for row in metrics_of(tmp_path / name)] for name in ("two", "one")]
+    assert rows[0] == pytest.approx(rows[1], rel=1e-4)

@@ -163,10 +163,12 @@ class EquiformerPotential(nn.Module):
         species = self.energies.index(checks.check_integers("atomic_numbers", atomic_numbers, (None,), "(atoms,)"))
         checks.check_shape("pos", checks.check_tensor("pos", pos), (species.shape[0], 3), "(atoms, 3)")
         checks.check_floating("pos", pos)
-        checks.check_finite("pos", pos, " atom")
+        checks.check_finite("pos", pos, "atom")
         if cell is not None:
             checks.check_floating("cell", checks.check_tensor("cell", cell))
             cell = cell[None] if cell.ndim == 2 else cell
+            checks.check_shape("cell", cell, (None, 3, 3), "(structures, 3, 3), or (3, 3) for one")
+            checks.check_finite("cell", cell, "structure")
             cell = cell.to(pos.dtype)
             if stress and bool((torch.linalg.det(cell) == 0).any()):
                 raise ValueError(f"cell must have a volume in every structure for the stress, got {cell.tolist()}")
@@ -184,7 +186,9 @@ class EquiformerPotential(nn.Module):
                 pbc=pbc,
                 max_neighbors=self.max_neighbors,
             )
-        if cell is None:
+        if cell is None and cell_offsets is not None:
+            if bool(cell_offsets.any()):
+                raise ValueError("cell is missing: cell_offsets are not all zero")
             cell_offsets = None
         differentiate_again = torch.is_grad_enabled()
         with torch.set_grad_enabled(differentiate_again or forces or stress):
@@ -204,7 +208,7 @@ class EquiformerPotential(nn.Module):
                 moved,
                 batch=batch,
                 edge_index=edge_index,
-                cell=moved_cell if cell_offsets is not None else None,
+                cell=moved_cell,
                 cell_offsets=cell_offsets,
                 return_all_degrees=True,
             )

@@ -264,6 +264,9 @@ def test_given_edges_are_those_found():
         ({"pos": torch.full((3, 3), torch.nan, dtype=torch.float64)}, "pos"),
         ({"pos": torch.zeros(3, 2, dtype=torch.float64)}, "pos"),
         ({"cell": torch.zeros(1, 3, 3, dtype=torch.float64)}, "cell"),
+        ({"cell": torch.full((1, 3, 3), torch.inf, dtype=torch.float64)}, "cell"),
+        ({"cell": torch.eye(2, dtype=torch.float64)}, "cell"),
+        ({"edge_index": torch.tensor([[0, 1], [1, 0]])}, "cell_offsets is missing"),
         ({"batch": torch.tensor([0, 1, 5])}, "batch"),
         ({"cell": torch.eye(3, dtype=torch.float64).expand(2, 3, 3)}, "batch is missing"),
     ],
@@ -288,3 +291,6 @@ def test_bad_settings_are_named():
             potential(**options)
     with pytest.raises(ValueError, match="stress needs cell"):
         potential()(**molecule(3), stress=True)
+    edges = {"edge_index": torch.tensor([[0, 1], [1, 0]]), "cell_offsets": torch.tensor([[0, 0, 1], [0, 0, -1]])}
+    with pytest.raises(ValueError, match="cell is missing"):
+        potential()(**molecule(3), **edges)

@@ -1,8 +1,8 @@
 """Our side learns aspirin: ``python -m benchmarks.potential_learner JOB``; the job names files, model and budget.
 
-Trains until the budget of seconds is spent, by the clock that the job names; the learning rate follows a cosine of
-them, so that it ends at zero with the budget. Prints one line of JSON per epoch, measured with averaged weights on the test file, outside the
-time that is counted.
+Trains until the budget is spent, by the clock that the job names; the learning rate follows a cosine of that time, so
+that it ends at zero with the budget. Prints one line of JSON per epoch, measured with averaged weights on the test
+file, outside the time that is counted.
 """
 
 from __future__ import annotations

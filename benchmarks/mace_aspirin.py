@@ -1,7 +1,7 @@
 """MACE learns aspirin: ``MACE_PYTHON mace_aspirin.py JOB``, in an environment of its own with mace-torch 0.3.16.
 
-It runs MACE's own ``run_train`` with the options below; the rest are its defaults (learning
-rate 0.01, forces weighted 100 to 1, two interactions of correlation 3, l ≤ 3). Beside it only a clock and an
+It runs MACE's own ``run_train`` with the options below and the job's batch size; the rest are its defaults (Adam with
+learning rate 0.01, forces weighted 100 to 1, two interactions of correlation 3, l ≤ 3). Beside it only a clock and an
 evaluation: after every epoch the averaged weights are measured on the test file, outside the time that is counted.
 Prints one line of JSON per epoch. Needs nothing of this package.
 """

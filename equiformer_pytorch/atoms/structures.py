@@ -166,6 +166,8 @@ def _xyz_records(file: Path) -> Records:
             raise ValueError(f"cut short: {found} of {wanted} atoms")
         if found > wanted:
             raise ValueError(f"{found - wanted} lines more than its {wanted} atoms")
+        if not lines[-1].endswith("\n") and _loses_digits(lines[2:]):
+            raise ValueError(f"cut short: the file ends in {lines[-1][-20:]!r}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ASE's words about columns it renames
             atoms: Any = read(io.StringIO("".join(lines)), format="extxyz")
@@ -185,9 +187,15 @@ def _split_xyz(text: Iterable[str]) -> Iterator[list[str]]:
             yield record
             record = []
         if line.strip() or comment:
-            record.append(line if line.endswith("\n") else line + "\n")
+            record.append(line)
     if record:
         yield record
+
+
+def _loses_digits(rows: Sequence[str]) -> bool:
+    """Whether all numbers at the end of a row have as many decimals, at least four, and the last one fewer."""
+    *others, last = [len(row.split()[-1].partition(".")[2]) for row in rows]
+    return len(set(others)) == 1 and max(4, last + 1) <= others[0]
 
 
 def _database_records(file: Path) -> Records:

@@ -179,6 +179,22 @@ def assert_same(left: Any, right: Any) -> None:
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("lost", [1, 5, 14, 100])
+def test_truncated_xyz(file: Path, lost: int) -> None:
+    """Also within the last number, which would still be one."""
+    file.write_text(file.read_text()[: -lost - 1])
+    with pytest.raises(ValueError, match=r"molecules\.xyz, record 3: "):
+        load_structures(file, CUTOFF)
+
+
+def test_without_the_last_newline(tmp_path: Path, file: Path) -> None:
+    file.write_text(file.read_text()[:-1])
+    assert len(load_structures(file, CUTOFF)) == 4
+    by_hand = tmp_path / "by_hand.xyz"
+    by_hand.write_text("3\n\nO 0 0 0.00\nH 0 0 0.96\nH 0 0.9 0")
+    assert len(load_structures(by_hand, CUTOFF)) == 1
+
+
 def test_one_warning_names_all(tmp_path: Path, file: Path) -> None:
     other = tmp_path / "other.xyz"
     write(other, molecules(), format="extxyz")

@@ -1,0 +1,7 @@
+"""Published checkpoints."""
+
+from __future__ import annotations
+
+
+class FromCheckpoint:
+    """later"""

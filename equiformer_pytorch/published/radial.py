@@ -1,0 +1,91 @@
+"""Functions of the length of an edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equiformer_pytorch.layers.constants import ExactConstants
+from equiformer_pytorch.published.edges import Edges
+
+
+class GaussianSmearing(ExactConstants):
+    r"""Gaussians :math:`\exp(-(d-\mu_k)^2 / 2\sigma^2)` with centres equally spaced on [0, `cutoff`] and σ twice their
+    spacing (EquiformerV2, appendix D)."""
+
+    centres: Tensor
+
+    def __init__(self, cutoff: float, count: int) -> None:
+        super().__init__()
+        if count < 2:
+            raise ValueError(f"the radial basis needs at least two Gaussians, got {count}")
+        self.count = count
+        self.register_buffer("centres", torch.linspace(0, cutoff, count, dtype=torch.float64), persistent=False)
+        self.width = 2 * cutoff / (count - 1)
+
+    def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges basis"]:
+        return (-0.5 * ((distance[:, None] - self.centres.to(distance.dtype)) / self.width).square()).exp()
+
+
+class Envelope(nn.Module):
+    r"""The polynomial :math:`1 - \tfrac{(p+1)(p+2)}{2} u^p + p(p+2) u^{p+1} - \tfrac{p(p+1)}{2} u^{p+2}` of
+    u = d / `cutoff`, p = 5; zero beyond, with two continuous derivatives (Gasteiger et al. 2020, equation 8)."""
+
+    exponent = 5
+
+    def __init__(self, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+
+    def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges 1"]:
+        p, u = self.exponent, (distance / self.cutoff)[:, None]
+        value = 1 - u**p * ((p + 1) * (p + 2) / 2 - p * (p + 2) * u + p * (p + 1) / 2 * u * u)
+        return torch.where(u < 1, value, torch.zeros_like(u))
+
+
+class RadialNetwork(nn.Module):
+    """Linear maps with layer norms and SiLU between them, of the radial basis and embeddings of the two elements.
+
+    The first map is split: its share of an element is computed per atom, not per edge.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i in range(len(widths) - 1):
+            linear = nn.Linear(widths[i], widths[i + 1])
+            nn.init.uniform_(linear.weight, -(widths[i] ** -0.5), widths[i] ** -0.5)
+            nn.init.zeros_(linear.bias)
+            layers.append(linear)
+            if i < len(widths) - 2:
+                layers += [nn.LayerNorm(widths[i + 1]), nn.SiLU()]
+        self.net = nn.Sequential(*layers)
+
+    def forward(
+        self, edges: Edges, sender: nn.Embedding | None, receiver: nn.Embedding | None
+    ) -> Float[Tensor, "edges out"]:
+        first = self.net[0]
+        assert isinstance(first, nn.Linear)
+        if sender is None or receiver is None:
+            x = first(edges.basis)
+        else:
+            width = sender.embedding_dim
+            of_basis, of_sender, of_receiver = first.weight.split([edges.basis.shape[1], width, width], dim=1)
+            x = F.linear(edges.basis, of_basis, first.bias)
+            x = x + F.linear(sender(edges.numbers), of_sender).index_select(0, edges.senders)
+            x = x + F.linear(receiver(edges.numbers), of_receiver).index_select(0, edges.receiver_atoms)
+        for layer in self.net[1:]:
+            x = layer(x)
+        return x
+
+
+def element_embeddings(elements: int, width: int) -> tuple[nn.Embedding, nn.Embedding]:
+    """For the sender and the receiver of an edge, nearly zero at the start."""
+    sender, receiver = nn.Embedding(elements, width), nn.Embedding(elements, width)
+    nn.init.uniform_(sender.weight, -0.001, 0.001)
+    nn.init.uniform_(receiver.weight, -0.001, 0.001)
+    return sender, receiver

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from equiformer_pytorch.checks import check_finite, check_floating, check_shape, check_tensor, is_integer
@@ -49,10 +49,11 @@ class Structures:
         exact = (self.cell_offsets.to(cells.dtype)[:, None] @ cells).squeeze(1)
         if self.edge_frames is None or cells.dtype == torch.float32:
             return EdgeGeometry(vectors + exact)
-        rounded = (self.cell_offsets.float()[:, None] @ cells.float()).squeeze(1).to(cells.dtype)
+        single = self.cell_offsets.float()
+        rounded = (single[:, None] @ cells.float()).squeeze(1).to(cells.dtype)
         if self._misfit(vectors + exact) <= self._misfit(vectors + rounded):
             return EdgeGeometry(vectors + exact)
-        return EdgeGeometry(vectors + rounded, (exact, rounded))
+        return EdgeGeometry(vectors + rounded, Rounded(vectors, single, cells))
 
     def _misfit(self, vectors: Float[Tensor, "edges 3"]) -> float:
         """How far the given frames are from carrying these edges to y."""
@@ -63,19 +64,29 @@ class Structures:
 
 
 @dataclass(frozen=True)
+class Rounded:
+    """Edges whose translations along the cell were rounded to float32."""
+
+    within: Float[Tensor, "edges 3"]
+    """pos[sender] − pos[receiver]."""
+    offsets: Float32[Tensor, "edges 3"]
+    cells: Float[Tensor, "edges 3 3"]
+
+
+@dataclass(frozen=True)
 class EdgeGeometry:
-    """Vectors of edges; where translations along the cell were rounded, these translations before and after."""
+    """Vectors of edges, and how they came about if something was rounded."""
 
     vectors: Float[Tensor, "edges 3"]
-    rounding: tuple[Float[Tensor, "edges 3"], Float[Tensor, "edges 3"]] | None = None
+    rounded: Rounded | None = None
 
     def strain_derivative(self, slope: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3 3"]:
         """∂E/∂ε of each edge, ε a symmetric strain, from `slope` = ∂E/∂vector."""
-        outer = self.vectors[:, :, None] * slope[:, None]
-        if self.rounding is not None:
-            exact, rounded = self.rounding
-            outer = outer + exact[:, :, None] * slope.float().to(slope.dtype)[:, None]
-            outer = outer - rounded[:, :, None] * slope[:, None]
+        if self.rounded is None:
+            outer = self.vectors[:, :, None] * slope[:, None]
+        else:
+            of_cells = (self.rounded.offsets[:, :, None] * slope.float()[:, None]).to(slope.dtype)
+            outer = self.rounded.within[:, :, None] * slope[:, None] + self.rounded.cells.mT @ of_cells
         return (outer + outer.mT) / 2
 
 

@@ -27,6 +27,7 @@ from equiformer_pytorch.published.checkpoint import FromCheckpoint
 from equiformer_pytorch.published.drop import EquivariantDropout
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.feedforward import INVARIANTS, FeedForward
+from equiformer_pytorch.published.infer import infer_v2
 from equiformer_pytorch.published.model import PublishedModel, Stack
 from equiformer_pytorch.published.norm import DegreeNorm, MergedNorm, SeparableNorm
 from equiformer_pytorch.published.radial import GaussianSmearing
@@ -86,6 +87,8 @@ class EquiformerV2(FromCheckpoint, PublishedModel):
     Raises:
         TypeError, ValueError: naming the argument.
     """
+
+    infer_config = staticmethod(infer_v2)
 
     def __init__(
         self,

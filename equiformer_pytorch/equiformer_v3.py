@@ -27,6 +27,7 @@ from equiformer_pytorch.published.drop import EquivariantDropout
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.feedforward import FeedForward
 from equiformer_pytorch.published.heads import ScalarFeedForward, StressHead
+from equiformer_pytorch.published.infer import infer_v3
 from equiformer_pytorch.published.model import PublishedModel, Stack
 from equiformer_pytorch.published.norm import DegreeNorm, MergedNorm, SeparableNorm
 from equiformer_pytorch.published.radial import Envelope, GaussianSmearing
@@ -98,6 +99,8 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
     Raises:
         TypeError, ValueError: naming the argument.
     """
+
+    infer_config = staticmethod(infer_v3)
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.heads import StressHead
 from equiformer_pytorch.published.radial import Envelope, GaussianSmearing
 from equiformer_pytorch.published.rotation import FrameRotation, check_frames
+from equiformer_pytorch.published.scales import Scales
 from equiformer_pytorch.published.structures import EdgeGeometry, Structures, gather_structures
 
 
@@ -60,6 +61,10 @@ class PublishedModel(ExactConstants):
     gradient_forces: bool = False
     gradient_stress: bool = False
     detach_frames: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = Scales()
 
     def forward(
         self,

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.activation import GATE, KINDS, LEAN, check_activation
+from equiformer_pytorch.published.activation import GATE, check_activation
 from equiformer_pytorch.published.arguments import (
     check_choice,
     check_counts,
@@ -262,15 +262,11 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
                 return MergedNorm(lmax, num_channels, centring=False)
             return NORMS[norm_type](lmax, num_channels)
 
-        recomputed = checkpointed_blocks(gradient_checkpointing_block_list, num_layers)
-        blocks = []
-        for whole in recomputed:
-            # As published: a layer that is recomputed as a whole needs no lean activations.
-            lean = "" if whole else LEAN
-            blocks.append(
+        self.blocks = Stack(
+            [
                 Block(
                     norm(),
-                    attention(num_channels, replace(options, activation=_lean(attn_activation, lean)), None),
+                    attention(num_channels, options, None),
                     norm(),
                     FeedForward(
                         num_channels,
@@ -286,8 +282,10 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
                     drop_path_rate,
                     EquivariantDropout(proj_drop, lmax, by_degree=True),
                 )
-            )
-        self.blocks = Stack(blocks, recomputed)
+                for _ in range(num_layers)
+            ],
+            checkpointed_blocks(gradient_checkpointing_block_list, num_layers),
+        )
         self.norm = norm()
         self.energy_block = ScalarFeedForward(num_channels, ffn_hidden_channels)
         self.force_block = self.stress_block = None
@@ -313,8 +311,3 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
             return super()._for_rotation(vectors)
         pole = vectors[:, 1].abs() > POLE * vectors.norm(dim=1)
         return torch.where(pole[:, None], vectors.detach(), vectors)
-
-
-def _lean(name: str, ending: str) -> str:
-    """The activation with its ending kept or taken off."""
-    return name if ending else name.removesuffix(LEAN)

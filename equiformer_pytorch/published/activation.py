@@ -56,7 +56,7 @@ KINDS = {
     "sep_s2_square": Kind(square, "replace", halves=True),
     "sep-merge_gates2_swiglu": Kind(swiglu, "add", halves=True, gated=True),
 }
-# Published names with this ending compute the same and keep less for the backward pass.
+# Published names with this ending keep less for the backward pass; here all do.
 LEAN = "_mem"
 NAMES = (GATE, *KINDS, *(name + LEAN for name in KINDS if "swiglu" in name))
 
@@ -109,7 +109,7 @@ class Activation(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.gate, self.dropout, self.lean = name == GATE, dropout, name.endswith(LEAN)
+        self.gate, self.dropout = name == GATE, dropout
         if self.gate:
             rows = [degree for degree, _ in order_major_rows(max_degree, max_order)]
             rows = rows if order_major else degree_index(max_degree)
@@ -140,7 +140,7 @@ class Activation(nn.Module):
         self, x: Float[Tensor, "points rows channels"], pointwise: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "points rows out"]:
         to, back = self.grid.to_samples.to(x.dtype), self.grid.from_samples.to(x.dtype)
-        if pointwise is square and not self.lean or self.training and self.dropout > 0.0:
+        if self.training and self.dropout > 0.0:
             return back @ self._drop(pointwise(to @ x))
         return in_pieces(lambda part, to, back: back @ pointwise(to @ part), x, (to, back), to.shape[0] * x.shape[2])
 

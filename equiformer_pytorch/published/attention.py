@@ -21,6 +21,7 @@ from equiformer_pytorch.published.edges import Edges, over_receivers
 from equiformer_pytorch.published.layout import components, degree_index, order_major_rows, rescale, split_degrees
 from equiformer_pytorch.published.linear import DegreeLinear
 from equiformer_pytorch.published.norm import RMSNorm
+from equiformer_pytorch.published.pieces import recomputed
 from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
 from equiformer_pytorch.published.so2 import SO2Linear
 
@@ -158,6 +159,8 @@ class GraphAttention(nn.Module):
         self.register_buffer("kept_rows", None if keep is None else torch.tensor(kept), persistent=False)
         factors = torch.tensor([rescale(rows[i][0], o.max_order) for i in kept], dtype=torch.float64)
         self.register_buffer("made_up", factors, persistent=False)
+        entry = _radial_rows(o.max_degree, o.max_order, o.per_degree_radial)
+        self.register_buffer("radial_row", torch.tensor(entry), persistent=False)
         self.register_buffer("component_degree", torch.tensor(degree_index(o.max_degree)), persistent=False)
 
     def forward(
@@ -172,35 +175,43 @@ class GraphAttention(nn.Module):
         self, x: Float[Tensor, "atoms components channels"], edges: Edges
     ) -> Float[Tensor, "receivers components_out heads_values"]:
         first, second = self.get_submodule(self.first_name), self.get_submodule(self.second_name)
-        hidden, invariants = first(*self._ends(x, edges))
+        hidden, invariants = first(self._ends(x, edges))
         features, scalars = invariants.split([self.alpha_width, invariants.shape[1] - self.alpha_width], dim=1)
         message, _ = second(self.act(hidden, scalars))
-        alpha = self._weights(features, edges)
-        factors = alpha[:, None] * self.made_up.to(alpha.dtype)[:, None]
-        weighted = (message.unflatten(2, (self.options.heads, -1)) * factors[..., None]).flatten(2)
         rotation = edges.rotation
         if self.keep is not None:
             low, high = (degree**2 for degree in self.keep)
             rotation = rotation.index_select(1, self.get_buffer("kept_rows"))[:, :, low:high]
-        return edges.sum_receivers(rotation.mT @ weighted)
+
+        def collect(message: Tensor, alpha: Tensor, rotation: Tensor) -> Tensor:
+            factors = alpha[:, None] * self.made_up.to(alpha.dtype)[:, None]
+            weighted = (message.unflatten(2, (alpha.shape[1], -1)) * factors[..., None]).flatten(2)
+            return edges.sum_receivers(rotation.mT @ weighted)
+
+        return recomputed(collect, message, self._weights(features, edges), rotation)
 
     def _ends(
         self, x: Float[Tensor, "atoms components channels"], edges: Edges
-    ) -> tuple[Float[Tensor, "edges rows channels_in"], list[Tensor] | None]:
-        """What both ends of each edge feed in, in its frame, and what it is still to be multiplied with, per order."""
+    ) -> Float[Tensor, "edges rows channels_in"]:
+        """What both ends of each edge feed in, in its frame, times radial weights."""
         o = self.options
-        radial = self.get_submodule(self.radial_name)(edges, self.source_embedding, self.target_embedding)
-        weights = radial.unflatten(1, (-1, 2 * o.channels))
-        senders, receivers = x.index_select(0, edges.senders), x.index_select(0, edges.receiver_atoms)
-        if o.add_ends:
+        network = self.get_submodule(self.radial_name)
+        radial = network(edges, self.source_embedding, self.target_embedding)
+
+        def added(x: Tensor, radial: Tensor, rotation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            weights = F.linear(radial, weight, bias).unflatten(1, (-1, 2 * o.channels))
             weights = weights.index_select(1, self.get_buffer("component_degree"))
             of_sender, of_receiver = weights.chunk(2, dim=2)
-            return edges.rotation @ (senders * of_sender + receivers * of_receiver), None
-        both = edges.rotation @ torch.cat((senders, receivers), dim=2)
-        orders = range(o.max_order + 1)
-        if o.per_degree_radial:
-            return both, [weights[:, m:] for m in orders]
-        return both, list(weights.split([o.max_degree + 1 - m for m in orders], dim=1))
+            senders, receivers = x.index_select(0, edges.senders), x.index_select(0, edges.receiver_atoms)
+            return rotation @ (senders * of_sender + receivers * of_receiver)
+
+        def joined(x: Tensor, radial: Tensor, rotation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            senders, receivers = x.index_select(0, edges.senders), x.index_select(0, edges.receiver_atoms)
+            both = rotation @ torch.cat((senders, receivers), dim=2)
+            weights = F.linear(radial, weight, bias).unflatten(1, (-1, 2 * o.channels))
+            return both * weights.index_select(1, self.get_buffer("radial_row"))
+
+        return recomputed(added if o.add_ends else joined, x, radial, edges.rotation, *network.last())
 
     def _weights(
         self, features: Float[Tensor, "edges alpha"], edges: Edges
@@ -208,8 +219,10 @@ class GraphAttention(nn.Module):
         """Attention weights."""
         o = self.options
         features = self.alpha_norm(features.unflatten(1, (o.heads, o.alpha_channels)))
-        features = F.silu(features) if o.alpha_silu else smooth_leaky_relu(features)
-        logits = (F.dropout(features, o.alpha_drop, self.training) * self.alpha_dot).sum(-1)
+        if o.alpha_silu:
+            logits = (F.dropout(F.silu(features), o.alpha_drop, self.training) * self.alpha_dot).sum(-1)
+        else:
+            logits = recomputed(lambda x, dot: (smooth_leaky_relu(x) * dot).sum(-1), features, self.alpha_dot)
         if o.softcap is not None:
             logits = (logits / o.softcap).tanh() * o.softcap
         weights = (logits - edges.max_receivers(logits).index_select(0, edges.receivers)).exp()
@@ -220,3 +233,12 @@ class GraphAttention(nn.Module):
         if edges.envelope is not None:
             weights = weights * edges.envelope
         return F.dropout(weights, o.weights_drop, self.training)
+
+
+def _radial_rows(max_degree: int, max_order: int, per_degree: bool) -> list[int]:
+    """Which of the radial weights, per degree or per order and degree, each order-major row is multiplied with."""
+    rows = order_major_rows(max_degree, max_order)
+    if per_degree:
+        return [degree for degree, _ in rows]
+    entries = sorted({(abs(order), degree) for degree, order in rows})
+    return [entries.index((abs(order), degree)) for degree, order in rows]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.published.edges import Edges, over_receivers
 from equiformer_pytorch.published.layout import components, rescale
+from equiformer_pytorch.published.pieces import recomputed
 from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
 
 
@@ -49,9 +51,13 @@ class EdgeDegreeEmbedding(nn.Module):
         return over_receivers(self._take_in, atoms, edges, components(self.max_degree) * self.channels)
 
     def _take_in(self, _: Tensor, edges: Edges) -> Float[Tensor, "receivers components channels"]:
-        weights = self.rad_func(edges, self.source_embedding, self.target_embedding)
+        radial = self.rad_func(edges, self.source_embedding, self.target_embedding)
+        factors = self.made_up.to(radial.dtype)[:, None]
         if edges.envelope is not None:
-            weights = weights * edges.envelope
-        weights = weights.unflatten(1, (self.max_degree + 1, self.channels))
-        weights = weights * self.made_up.to(weights.dtype)[:, None]
-        return edges.sum_receivers(edges.rotation[:, : self.max_degree + 1].mT @ weights) / self.average
+            factors = factors * edges.envelope[:, :, None]
+
+        def collect(radial: Tensor, factors: Tensor, rotation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            weights = F.linear(radial, weight, bias).unflatten(1, (self.max_degree + 1, self.channels)) * factors
+            return edges.sum_receivers(rotation[:, : self.max_degree + 1].mT @ weights) / self.average
+
+        return recomputed(collect, radial, factors, edges.rotation, *self.rad_func.last())

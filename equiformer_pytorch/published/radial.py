@@ -50,37 +50,44 @@ class Envelope(nn.Module):
 class RadialNetwork(nn.Module):
     """Linear maps with layer norms and SiLU between them, of the radial basis and embeddings of the two elements.
 
-    The first map is split: its share of an element is computed per atom, not per edge.
+    The first map is split: its share of an element is computed per atom, not per edge. The last one, which makes many
+    numbers of few, is left to :meth:`last`, so that those who use them need not keep them.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for i in range(len(widths) - 1):
-            linear = nn.Linear(widths[i], widths[i + 1])
-            nn.init.uniform_(linear.weight, -(widths[i] ** -0.5), widths[i] ** -0.5)
-            nn.init.zeros_(linear.bias)
-            layers.append(linear)
-            if i < len(widths) - 2:
-                layers += [nn.LayerNorm(widths[i + 1]), nn.SiLU()]
+        layers: list[nn.Module] = [_linear(widths[0], widths[1])]
+        for i in range(1, len(widths) - 1):
+            layers += [nn.LayerNorm(widths[i]), nn.SiLU(), _linear(widths[i], widths[i + 1])]
         self.net = nn.Sequential(*layers)
 
     def forward(
         self, edges: Edges, sender: nn.Embedding | None, receiver: nn.Embedding | None
-    ) -> Float[Tensor, "edges out"]:
-        first = self.net[0]
-        assert isinstance(first, nn.Linear)
+    ) -> Float[Tensor, "edges hidden"]:
+        """What goes into the last map."""
+        weight, bias = self.net[0].get_parameter("weight"), self.net[0].get_parameter("bias")
         if sender is None or receiver is None:
-            x = first(edges.basis)
+            x = F.linear(edges.basis, weight, bias)
         else:
             width = sender.embedding_dim
-            of_basis, of_sender, of_receiver = first.weight.split([edges.basis.shape[1], width, width], dim=1)
-            x = F.linear(edges.basis, of_basis, first.bias)
+            of_basis, of_sender, of_receiver = weight.split([edges.basis.shape[1], width, width], dim=1)
+            x = F.linear(edges.basis, of_basis, bias)
             x = x + F.linear(sender(edges.numbers), of_sender).index_select(0, edges.senders)
             x = x + F.linear(receiver(edges.numbers), of_receiver).index_select(0, edges.receiver_atoms)
-        for layer in self.net[1:]:
+        for layer in self.net[1:-1]:
             x = layer(x)
         return x
+
+    def last(self) -> tuple[Float[Tensor, "out hidden"], Float[Tensor, " out"]]:
+        """Weight and bias of the last map."""
+        return self.net[-1].get_parameter("weight"), self.net[-1].get_parameter("bias")
+
+
+def _linear(channels_in: int, channels_out: int) -> nn.Linear:
+    made = nn.Linear(channels_in, channels_out)
+    nn.init.uniform_(made.weight, -(channels_in**-0.5), channels_in**-0.5)
+    nn.init.zeros_(made.bias)
+    return made
 
 
 def element_embeddings(elements: int, width: int) -> tuple[nn.Embedding, nn.Embedding]:

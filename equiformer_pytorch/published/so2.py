@@ -64,22 +64,16 @@ class SO2Linear(nn.Module):
         )
 
     def forward(
-        self,
-        x: Float[Tensor, "edges rows channels"],
-        scales: list[Float[Tensor, "edges degrees channels"]] | None = None,
+        self, x: Float[Tensor, "edges rows channels"]
     ) -> tuple[Float[Tensor, "edges rows_out out"], Float[Tensor, "edges invariants"]]:
-        """The product, and the invariants. `scales`, one tensor per order, multiply x before."""
+        """The product, and the invariants."""
         outputs, invariants = [], x[:, 0, :0]
         for m, part in enumerate(x.split(order_sizes(self.max_degree, self.max_order), dim=1)):
-            part = part.unflatten(1, (2 if m else 1, -1))
-            if scales is not None:
-                part = part * scales[m][:, None]
-            part = part.flatten(2)
             if m == 0:
-                invariants, product = self._real(part.squeeze(1))
+                invariants, product = self._real(part.flatten(1))
                 outputs.append(product)
             else:
-                outputs += self._complex(m, part)
+                outputs += self._complex(m, *(half.flatten(1) for half in part.chunk(2, dim=1)))
         kept = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
         return kept.unflatten(1, (-1, self.channels_out)), invariants
 
@@ -99,12 +93,12 @@ class SO2Linear(nn.Module):
         return product[:, : self.invariants], product[:, self.invariants :]
 
     def _complex(
-        self, order: int, x: Float[Tensor, "edges 2 columns"]
+        self, order: int, plus: Float[Tensor, "edges columns"], minus: Float[Tensor, "edges columns"]
     ) -> list[Float[Tensor, "edges out"]]:
         entry = self.get_submodule(self.orders_name)[order - 1]  # pyright: ignore[reportIndexIssue]
         weight, span = entry.fc.weight, self._span(order)
         if self.keep != (0, self.max_degree + 1):
             weight = weight.unflatten(0, (2, -1))[:, span].flatten(0, 1)
-        plus, minus = F.linear(x, weight).unbind(1)
-        (u_plus, v_plus), (u_minus, v_minus) = plus.chunk(2, dim=1), minus.chunk(2, dim=1)
+        u_plus, v_plus = F.linear(plus, weight).chunk(2, dim=1)
+        u_minus, v_minus = F.linear(minus, weight).chunk(2, dim=1)
         return [u_plus - v_minus, u_minus + v_plus]

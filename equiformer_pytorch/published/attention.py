@@ -18,10 +18,10 @@ from equiformer_pytorch.published.activation import (
     smooth_leaky_relu,
 )
 from equiformer_pytorch.published.edges import Edges, over_receivers
-from equiformer_pytorch.published.layout import components, degree_index, order_major_rows, rescale, split_degrees
+from equiformer_pytorch.published.layout import components, degree_index, order_major_rows, order_sizes, rescale, split_degrees
 from equiformer_pytorch.published.linear import DegreeLinear
 from equiformer_pytorch.published.norm import RMSNorm
-from equiformer_pytorch.published.pieces import recomputed
+from equiformer_pytorch.published.pieces import in_pieces, recomputed
 from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
 from equiformer_pytorch.published.so2 import SO2Linear
 
@@ -159,8 +159,6 @@ class GraphAttention(nn.Module):
         self.register_buffer("kept_rows", None if keep is None else torch.tensor(kept), persistent=False)
         factors = torch.tensor([rescale(rows[i][0], o.max_order) for i in kept], dtype=torch.float64)
         self.register_buffer("made_up", factors, persistent=False)
-        entry = _radial_rows(o.max_degree, o.max_order, o.per_degree_radial)
-        self.register_buffer("radial_row", torch.tensor(entry), persistent=False)
         self.register_buffer("component_degree", torch.tensor(degree_index(o.max_degree)), persistent=False)
 
     def forward(
@@ -177,7 +175,9 @@ class GraphAttention(nn.Module):
         first, second = self.get_submodule(self.first_name), self.get_submodule(self.second_name)
         hidden, invariants = first(self._ends(x, edges))
         features, scalars = invariants.split([self.alpha_width, invariants.shape[1] - self.alpha_width], dim=1)
-        message, _ = second(self.act(hidden, scalars))
+        hidden = self.act(hidden, scalars)
+        sizes = order_sizes(self.options.max_degree, self.options.max_order)
+        message, _ = second(tuple(part.flatten(1) for part in hidden.split(sizes, dim=1)))
         rotation = edges.rotation
         if self.keep is not None:
             low, high = (degree**2 for degree in self.keep)
@@ -188,30 +188,48 @@ class GraphAttention(nn.Module):
             weighted = (message.unflatten(2, (alpha.shape[1], -1)) * factors[..., None]).flatten(2)
             return edges.sum_receivers(rotation.mT @ weighted)
 
-        return recomputed(collect, message, self._weights(features, edges), rotation)
+        alpha = self._weights(features, edges)
+        # Only the gradient of the rotation needs the weighted messages.
+        return recomputed(collect, message, alpha, rotation) if rotation.requires_grad else collect(message, alpha, rotation)
 
     def _ends(
         self, x: Float[Tensor, "atoms components channels"], edges: Edges
-    ) -> Float[Tensor, "edges rows channels_in"]:
-        """What both ends of each edge feed in, in its frame, times radial weights."""
+    ) -> tuple[Float[Tensor, "edges columns"], ...]:
+        """What both ends of each edge feed in, in its frame, times radial weights: one tensor per order."""
         o = self.options
         network = self.get_submodule(self.radial_name)
         radial = network(edges, self.source_embedding, self.target_embedding)
 
-        def added(x: Tensor, radial: Tensor, rotation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            weights = F.linear(radial, weight, bias).unflatten(1, (-1, 2 * o.channels))
-            weights = weights.index_select(1, self.get_buffer("component_degree"))
-            of_sender, of_receiver = weights.chunk(2, dim=2)
-            senders, receivers = x.index_select(0, edges.senders), x.index_select(0, edges.receiver_atoms)
-            return rotation @ (senders * of_sender + receivers * of_receiver)
+        sizes = order_sizes(o.max_degree, o.max_order)
 
-        def joined(x: Tensor, radial: Tensor, rotation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            senders, receivers = x.index_select(0, edges.senders), x.index_select(0, edges.receiver_atoms)
-            both = rotation @ torch.cat((senders, receivers), dim=2)
-            weights = F.linear(radial, weight, bias).unflatten(1, (-1, 2 * o.channels))
-            return both * weights.index_select(1, self.get_buffer("radial_row"))
+        def added(
+            radial: Tensor, rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor, *last: Tensor
+        ) -> tuple[Tensor, ...]:
+            weights = F.linear(radial, *last).unflatten(1, (-1, 2 * o.channels))
+            of_sender, of_receiver = weights.index_select(1, self.get_buffer("component_degree")).chunk(2, dim=2)
+            both = x.index_select(0, senders) * of_sender + x.index_select(0, receivers) * of_receiver
+            return tuple(part.flatten(1) for part in (rotation @ both).split(sizes, dim=1))
 
-        return recomputed(added if o.add_ends else joined, x, radial, edges.rotation, *network.last())
+        def joined(
+            radial: Tensor, rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor, *last: Tensor
+        ) -> tuple[Tensor, ...]:
+            both = rotation @ torch.cat((x.index_select(0, senders), x.index_select(0, receivers)), dim=2)
+            weights = F.linear(radial, *last).unflatten(1, (-1, 2 * o.channels))
+            if o.per_degree_radial:
+                of_orders = [weights[:, m:] for m in range(o.max_order + 1)]
+            else:
+                of_orders = weights.split([o.max_degree + 1 - m for m in range(o.max_order + 1)], dim=1)
+            parts = zip(both.split(sizes, dim=1), of_orders, strict=True)
+            return tuple((part.unflatten(1, (-1, w.shape[1])) * w[:, None]).flatten(1) for part, w in parts)
+
+        # Pieces of many edges per atom, since each gives a gradient of all atoms.
+        return in_pieces(
+            added if o.add_ends else joined,
+            (radial, edges.rotation, edges.senders, edges.receiver_atoms),
+            (x, *network.last()),
+            x.shape[1] * x.shape[2],
+            2 * x.shape[0],
+        )
 
     def _weights(
         self, features: Float[Tensor, "edges alpha"], edges: Edges
@@ -233,12 +251,3 @@ class GraphAttention(nn.Module):
         if edges.envelope is not None:
             weights = weights * edges.envelope
         return F.dropout(weights, o.weights_drop, self.training)
-
-
-def _radial_rows(max_degree: int, max_order: int, per_degree: bool) -> list[int]:
-    """Which of the radial weights, per degree or per order and degree, each order-major row is multiplied with."""
-    rows = order_major_rows(max_degree, max_order)
-    if per_degree:
-        return [degree for degree, _ in rows]
-    entries = sorted({(abs(order), degree) for degree, order in rows})
-    return [entries.index((abs(order), degree)) for degree, order in rows]

@@ -152,7 +152,7 @@ class GridNetwork(nn.Module):
         if dropout > 0.0:
             y = of_samples(x, to, back, *middle)
         else:
-            y = in_pieces(of_samples, x, (to, back, *middle), max(to.shape[0] * x.shape[2], 1))
+            y = in_pieces(of_samples, (x,), (to, back, *middle), to.shape[0] * x.shape[2])
         if self.kind.gated:
             y = y * self.gating_linear(scalars).sigmoid()[:, None]
         return self.get_submodule(self.last_name)(y)

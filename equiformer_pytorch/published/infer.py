@@ -6,7 +6,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from equiformer_pytorch.published.sphere_grid import grid_matrices
 
 
 def layers(tensors: Mapping[str, Tensor]) -> int:
@@ -117,11 +120,14 @@ def infer_v3(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     alpha = found["num_heads"] * found["attn_alpha_channels"]
     found["attn_activation"] = _activation_v3("attn", first.shape[0] - alpha, hidden, lmax)
     found["ffn_activation"] = _feed_forward_v3(tensors, found["use_grid_mlp"], found["ffn_hidden_channels"], lmax)
+    found["attn_grid_resolution_list"] = _resolution(tensors, "blocks.0.ga.act", lmax, sizes["mmax"], True)
+    of_samples = "blocks.0.ffn" if found["use_grid_mlp"] else "blocks.0.ffn.act"
+    found["ffn_grid_resolution_list"] = _resolution(tensors, of_samples, lmax, lmax, False)
     if "force_block.so2_linear_1.fc_m0.weight" in tensors:
         of_force = need(tensors, "force_block.so2_linear_1.fc_m0.weight").shape[0] - alpha - (lmax + 1) * hidden
         found["use_gate_force_head"] = of_force == lmax * hidden
     warn_untraced(
-        "avg_num_nodes, avg_degree, use_envelope, softcap, attn_eps, grid resolutions, max_neighbors, dropout, whether forces"
+        "avg_num_nodes, avg_degree, use_envelope, softcap, attn_eps, max_neighbors, dropout, whether forces"
         " and stress come from the gradient"
     )
     return found
@@ -158,3 +164,20 @@ def _feed_forward_v3(tensors: Mapping[str, Tensor], grid: bool, hidden: int, lma
             return "sep-merge_gates2_swiglu"
         return known.get(0 if gating is None else gating.shape[0], "gate")
     raise ValueError("ffn_activation cannot be inferred: several have weights of this shape; pass config")
+
+
+def _resolution(
+    tensors: Mapping[str, Tensor], where: str, lmax: int, mmax: int, order_major: bool
+) -> list[int] | None:
+    """Latitudes and longitudes whose matrix is the one kept beside the weights."""
+    matrix = tensors.get(f"{where}.so3_grid.to_grid_mat")
+    if matrix is None:
+        return None
+    samples = matrix.shape[0]
+    for latitudes in range(2 * (lmax + 1), samples + 1, 2):
+        if samples % latitudes == 0:
+            longitudes = samples // latitudes
+            made, _ = grid_matrices(lmax, mmax, latitudes, longitudes, order_major, False)
+            if torch.allclose(made, matrix.double(), atol=1e-4):
+                return [latitudes, longitudes]
+    raise ValueError(f"{where}.so3_grid.to_grid_mat is not of a known grid; pass config")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -114,12 +116,13 @@ class PublishedModel(ExactConstants):
             "cell_offsets": cell_offsets,
             "edge_frames": edge_frames,
         }
-        weight = self.sphere_embedding.weight
-        structures = gather_structures(data, given, self.sphere_embedding.num_embeddings, weight.device)
+        structures = self._gather(data, given)
         if structures.edge_index is None:
             structures = self._with_edges(structures)
         recorded = torch.is_grad_enabled()
-        with torch.enable_grad() if self.gradient_forces else torch.set_grad_enabled(recorded):
+        hidden: dict[str, Tensor] = {}
+        watched = self._watched(hidden) if return_hidden else nullcontext()
+        with torch.enable_grad() if self.gradient_forces else torch.set_grad_enabled(recorded), watched:
             geometry = structures.geometry()
             if self.gradient_forces and not geometry.vectors.requires_grad:
                 geometry.vectors.requires_grad_()
@@ -127,23 +130,49 @@ class PublishedModel(ExactConstants):
             if self.gradient_forces:
                 outputs |= self._from_gradient(outputs["energy"], structures, geometry, recorded)
         if not recorded:
-            outputs = {name: _detached(value) for name, value in outputs.items()}
-        if not return_hidden:
-            del outputs["hidden"]
-        return outputs
+            outputs = {name: value.detach() for name, value in outputs.items()}
+            hidden = {name: value.detach() for name, value in hidden.items()}
+        return {**outputs, "hidden": hidden} if return_hidden else outputs
 
-    def _outputs(self, structures: Structures, vectors: Float[Tensor, "edges 3"]) -> dict[str, Any]:
+    def predict(self, data: Any = None, **given: Any) -> dict[str, Tensor]:
+        """What :meth:`forward` gives for the same arguments, in physical units: scaled with the normalisers of the
+        checkpoint and with the energies of its elements added."""
+        outputs = self(data, **given)
+        structures = self._gather(data, given)
+        return self.scales.apply(outputs, structures.atomic_numbers, structures.batch)
+
+    @contextmanager
+    def _watched(self, hidden: dict[str, Tensor]) -> Iterator[None]:
+        """Record what comes out of the layers, by the names of the reference files."""
+        watched: dict[str, nn.Module] = {"edge_degree": self.edge_degree_embedding}
+        for index, block in enumerate(self.blocks):
+            watched |= {f"block_{index}_attention": block.get_submodule("ga"), f"block_{index}": block}
+        watched["final_norm"] = self.norm
+
+        def recorder(name: str):
+            return lambda _, __, output: hidden.__setitem__(name, output)
+
+        handles = [module.register_forward_hook(recorder(name)) for name, module in watched.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _gather(self, data: Any, given: dict[str, Any]) -> Structures:
+        weight = self.sphere_embedding.weight
+        return gather_structures(data, given, weight.shape[0], weight.device)
+
+    def _outputs(self, structures: Structures, vectors: Float[Tensor, "edges 3"]) -> dict[str, Tensor]:
         """Everything that does not come from the gradient."""
         edges, batch = self._edges(structures, vectors), structures.batch
         embedded = self.sphere_embedding(structures.atomic_numbers)
         x = self.edge_degree_embedding(edges, embedded)
-        hidden: dict[str, Tensor] = {"edge_degree": x}
         x = torch.cat((x[:, :1] + embedded[:, None], x[:, 1:]), dim=1)
         x = self.norm(self.blocks(x, edges, batch, structures.count))
-        hidden["final_norm"] = x
         per_atom = self._atom_energies(x)
         energy = per_atom.new_zeros(structures.count).index_add(0, batch, per_atom) / self.avg_num_nodes
-        outputs: dict[str, Any] = {"energy": energy, "hidden": hidden}
+        outputs = {"energy": energy}
         if self.force_block is not None:
             outputs["forces"] = self.force_block(x, edges).squeeze(-1)
         if self.stress_block is not None:
@@ -161,8 +190,7 @@ class PublishedModel(ExactConstants):
 
     def _edges(self, structures: Structures, vectors: Float[Tensor, "edges 3"]) -> Edges:
         """Sorted by receiver, with everything that layers need to know of them."""
-        ends, frames = structures.edge_index, structures.edge_frames
-        assert ends is not None
+        ends, frames = structures.ends(), structures.edge_frames
         if frames is not None:
             check_frames(frames, vectors)
         if bool((ends[1, 1:] < ends[1, :-1]).any()):
@@ -213,8 +241,7 @@ class PublishedModel(ExactConstants):
     ) -> dict[str, Tensor]:
         r"""Forces −∂E/∂x and the stress :math:`\frac1V ∂E/∂ε`, ε a symmetric strain, from ∂E/∂(edge vector)."""
         (slope,) = torch.autograd.grad(energy.sum(), geometry.vectors, create_graph=create_graph)
-        assert structures.edge_index is not None
-        senders, receivers = structures.edge_index
+        senders, receivers = structures.ends()
         forces = torch.zeros_like(structures.pos).index_add(0, receivers, slope).index_add(0, senders, -slope)
         if not self.gradient_stress:
             return {"forces": forces}
@@ -226,6 +253,3 @@ class PublishedModel(ExactConstants):
         volume = torch.linalg.det(structures.cell).abs()
         return {"forces": forces, "stress": (virial / volume[:, None, None]).flatten(1)}
 
-
-def _detached(value: Any) -> Any:
-    return {k: v.detach() for k, v in value.items()} if isinstance(value, dict) else value.detach()

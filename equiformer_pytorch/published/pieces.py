@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,10 @@ from torch import Tensor
 PIECE = 2**19
 
 
-def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
+
+
+def recomputed(function: Callable[..., Result], *tensors: Tensor) -> Result:
     """``function(*tensors)``, whose intermediates are computed again in the backward pass, for derivatives of any order.
 
     Derivatives are kept in the same way: what a second derivative needs of the first are again only its inputs.
@@ -22,22 +25,21 @@ def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """
     if _plain(tensors):
         return function(*tensors)
-    plan = _Plan(function, (False,) * len(tensors), (False,), None)
-    return _Recomputed.apply(plan, *tensors)[0]  # pyright: ignore[reportOptionalSubscript]
+    return _Recomputed.apply(_Plan(function, (False,) * len(tensors), None, None), *tensors)  # pyright: ignore[reportReturnType]
 
 
 def in_pieces(
-    function: Callable[..., Tensor], x: Float[Tensor, "points *rest"], shared: tuple[Tensor, ...], width: int
-) -> Float[Tensor, "points *out"]:
-    """``function(x, *shared)`` like :func:`recomputed`, in pieces of the points.
+    function: Callable[..., Result], split: tuple[Tensor, ...], shared: tuple[Tensor, ...], width: int, least: int = 1
+) -> Result:
+    """``function(*split, *shared)`` like :func:`recomputed`, in pieces of the rows of `split`, at least `least` of them.
 
-    The function must act on each point alone; it makes `width` numbers per point on the way.
+    The function must act on each row alone; it makes `width` numbers per row on the way.
     """
-    size = max(PIECE // width, 1)
-    if _plain((x, *shared)):
-        return function(x, *shared)
-    plan = _Plan(function, (True, *(False for _ in shared)), (True,), size)
-    return _Recomputed.apply(plan, x, *shared)[0]  # pyright: ignore[reportOptionalSubscript]
+    if _plain((*split, *shared)):
+        return function(*split, *shared)
+    flags = (True,) * len(split) + (False,) * len(shared)
+    plan = _Plan(function, flags, None, max(PIECE // max(width, 1), least))
+    return _Recomputed.apply(plan, *split, *shared)  # pyright: ignore[reportReturnType]
 
 
 def _plain(tensors: Sequence[Tensor]) -> bool:
@@ -46,18 +48,19 @@ def _plain(tensors: Sequence[Tensor]) -> bool:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A function of tensors, which of them and of its results are split by points (other results are summed)."""
+    """A function of tensors; which of them are split by rows, in pieces of `size`, and which of its results belong to
+    rows (all if None) and are joined, while others are summed. Without `size` there is one piece."""
 
     function: Callable[..., Any]
     split: tuple[bool, ...]
-    joined: tuple[bool, ...]
+    joined: tuple[bool, ...] | None
     size: int | None
 
-    def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def run(self, tensors: Sequence[Tensor]) -> Any:
         """All results, piece by piece."""
         rows = next((t.shape[0] for t, split in zip(tensors, self.split, strict=True) if split), 0)
         if self.size is None or rows <= self.size:
-            return _tuple(self.function(*tensors))
+            return self.function(*tensors)
         pieces = [
             t.split(self.size) if split else (t,) * -(-rows // self.size)
             for t, split in zip(tensors, self.split, strict=True)
@@ -65,17 +68,16 @@ class _Plan:
         results: list[Tensor] = []
         for i, piece in enumerate(zip(*pieces, strict=True)):
             for k, part in enumerate(_tuple(self.function(*piece))):
-                if i == 0 and self.joined[k]:
-                    results.append(part.new_empty((rows, *part.shape[1:])))
-                elif i == 0:
-                    results.append(torch.zeros_like(part))
-                if self.joined[k]:
+                joined = self.joined is None or self.joined[k]
+                if i == 0:
+                    results.append(part.new_empty((rows, *part.shape[1:])) if joined else torch.zeros_like(part))
+                if joined:
                     results[k][i * self.size : i * self.size + part.shape[0]] = part
                 else:
                     results[k] += part
-        return tuple(results)
+        return results[0] if len(results) == 1 else tuple(results)
 
-    def derivative(self, wanted: tuple[bool, ...]) -> _Plan:
+    def derivative(self, wanted: tuple[bool, ...], results: int) -> _Plan:
         """The plan that finds the gradients of the wanted tensors from all tensors and the gradients of the results."""
 
         def gradients(*given: Tensor) -> tuple[Tensor, ...]:
@@ -99,7 +101,7 @@ class _Plan:
                 )
 
         joined = tuple(split for split, want in zip(self.split, wanted, strict=True) if want)
-        return _Plan(gradients, self.split + self.joined, joined, self.size)
+        return _Plan(gradients, self.split + (self.joined or (True,) * results), joined, self.size)
 
 
 def _tuple(results: Any) -> tuple[Tensor, ...]:
@@ -108,7 +110,7 @@ def _tuple(results: Any) -> tuple[Tensor, ...]:
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, plan: _Plan, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx, plan: _Plan, *tensors: Tensor) -> Any:
         ctx.plan = plan
         ctx.save_for_backward(*tensors)
         return plan.run(tensors)
@@ -116,9 +118,9 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *slopes: Tensor):
         wanted = ctx.needs_input_grad[1:]
-        plan, given = ctx.plan.derivative(wanted), (*ctx.saved_tensors, *slopes)
+        plan, given = ctx.plan.derivative(wanted, len(slopes)), (*ctx.saved_tensors, *slopes)
         if torch.is_grad_enabled():
-            found = iter(_Recomputed.apply(plan, *given))  # pyright: ignore[reportArgumentType]
+            found = iter(_tuple(_Recomputed.apply(plan, *given)))
         else:
-            found = iter(plan.run(given))
+            found = iter(_tuple(plan.run(given)))
         return None, *(next(found) if want else None for want in wanted)

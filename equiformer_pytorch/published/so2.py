@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.layout import order_sizes
 from equiformer_pytorch.published.linear import linear
 
 
@@ -64,16 +65,14 @@ class SO2Linear(nn.Module):
         )
 
     def forward(
-        self, x: Float[Tensor, "edges rows channels"]
+        self, orders: Sequence[Float[Tensor, "edges columns"]]
     ) -> tuple[Float[Tensor, "edges rows_out out"], Float[Tensor, "edges invariants"]]:
-        """The product, and the invariants."""
-        outputs, invariants = [], x[:, 0, :0]
-        for m, part in enumerate(x.split(order_sizes(self.max_degree, self.max_order), dim=1)):
-            if m == 0:
-                invariants, product = self._real(part.flatten(1))
-                outputs.append(product)
-            else:
-                outputs += self._complex(m, *(half.flatten(1) for half in part.chunk(2, dim=1)))
+        """The product, order-major, and the invariants; from one tensor per order, in which +m comes before −m, then the
+        degrees, then the channels."""
+        invariants, product = self._real(orders[0])
+        outputs = [product]
+        for order, x in enumerate(orders[1:], 1):
+            outputs += self._complex(order, *x.chunk(2, dim=1))
         kept = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
         return kept.unflatten(1, (-1, self.channels_out)), invariants
 
@@ -99,6 +98,35 @@ class SO2Linear(nn.Module):
         weight, span = entry.fc.weight, self._span(order)
         if self.keep != (0, self.max_degree + 1):
             weight = weight.unflatten(0, (2, -1))[:, span].flatten(0, 1)
-        u_plus, v_plus = F.linear(plus, weight).chunk(2, dim=1)
-        u_minus, v_minus = F.linear(minus, weight).chunk(2, dim=1)
-        return [u_plus - v_minus, u_minus + v_plus]
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            u_plus, v_plus = F.linear(plus, weight).chunk(2, dim=1)
+            u_minus, v_minus = F.linear(minus, weight).chunk(2, dim=1)
+            return [u_plus - v_minus, u_minus + v_plus]
+        return list(_ComplexProduct.apply(plus, minus, weight))  # pyright: ignore[reportArgumentType]
+
+
+class _ComplexProduct(torch.autograd.Function):
+    """(U x₊ − V x₋, U x₋ + V x₊) by three real products instead of four (Gauss); derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx, plus: Tensor, minus: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(plus, minus, weight)
+        u, v = weight.chunk(2)
+        shared = (plus + minus) @ u.T
+        return shared - minus @ (u + v).T, shared + plus @ (v - u).T
+
+    @staticmethod
+    def backward(ctx, slope_plus: Tensor, slope_minus: Tensor):
+        plus, minus, weight = ctx.saved_tensors
+        u, v = weight.chunk(2)
+        both = slope_plus + slope_minus
+        of_plus = of_minus = of_weight = None
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            shared = both @ u
+            of_plus = shared + slope_minus @ (v - u)
+            of_minus = shared - slope_plus @ (u + v)
+        if ctx.needs_input_grad[2]:
+            of_sum, of_difference = -slope_plus.T @ minus, slope_minus.T @ plus
+            of_u = both.T @ (plus + minus) + of_sum - of_difference
+            of_weight = torch.cat((of_u, of_sum + of_difference))
+        return of_plus, of_minus, of_weight

@@ -33,15 +33,19 @@ class Structures:
     """Sender of each edge: this many cell vectors away from its position."""
     edge_frames: Float[Tensor, "edges 3 3"] | None = None
 
+    def ends(self) -> Int[Tensor, "2 edges"]:
+        """Senders and receivers, once they are known."""
+        if self.edge_index is None:
+            raise ValueError("edge_index is not known yet")
+        return self.edge_index
+
     def geometry(self) -> EdgeGeometry:
         """The vector pos[sender] + offset · cell − pos[receiver] of each edge.
 
         The official code rounds offset · cell to float32, whatever the dtype of the positions, and in the backward
         pass what comes back to it. If given frames fit edges rounded like that better, they are.
         """
-        if self.edge_index is None:
-            raise ValueError("edge_index is not known yet")
-        senders, receivers = self.edge_index
+        senders, receivers = self.ends()
         vectors = self.pos.index_select(0, senders) - self.pos.index_select(0, receivers)
         if self.cell is None or self.cell_offsets is None:
             return EdgeGeometry(vectors)

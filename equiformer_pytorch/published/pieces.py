@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Numbers per piece: 2 MiB in float32. Fresh pages for larger tensors cost more than the arithmetic on them.
-PIECE = 2**19
+# Numbers per piece: 1 MiB in float32. Fresh pages for larger tensors cost more than the arithmetic on them.
+PIECE = 2**18
 
 
 Result = TypeVar("Result", Tensor, tuple[Tensor, ...])

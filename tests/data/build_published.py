@@ -63,14 +63,19 @@ def main() -> None:
 
         model._init_edge_rot_mat = turned
         for index, block in enumerate(model.blocks):
-            block.register_forward_hook(lambda _, __, out, i=index, h=hidden: h.update({f"block_{i}": out}))
+            # At once: EquiformerV2 goes on with the same object.
+            block.register_forward_hook(
+                lambda _, __, out, i=index, h=hidden: h.update(
+                    {f"block_{i}": projections(getattr(out, "embedding", out).detach())}
+                )
+            )
         outputs = model(SimpleNamespace(natoms=torch.bincount(inputs["batch"]), **{k: v.clone() for k, v in inputs.items()}))
         if not isinstance(outputs, dict):
             outputs = dict(zip(("energy", "forces"), outputs, strict=True))
         loss_of(outputs).backward()
         reference[name] = {
             "config": config,
-            "hidden": {k: projections(getattr(v, "embedding", v).detach()) for k, v in hidden.items()},
+            "hidden": hidden,
             "outputs": {k: v.detach() for k, v in outputs.items()},
             "gradients": {k: projections(p.grad) for k, p in model.named_parameters() if p.grad is not None},
         }

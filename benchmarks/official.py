@@ -1,4 +1,4 @@
-"""The official EquiformerV2 and EquiformerV3, from folders that the caller names, without what they import for training.
+"""The official EquiformerV2 and EquiformerV3, from folders that the caller names.
 
 Needs e3nn. Their own files run unchanged; modules of ocpmodels, fairchem, torch_scatter and torch_geometric that they
 import, and that we need nothing of but a few lines, are stood in for.
@@ -104,7 +104,8 @@ def _load(folder: Path, package: str, module: str) -> ModuleType:
     root = sys.modules.setdefault(package, ModuleType(package))
     root.__path__ = [str(folder)]
     spec = importlib.util.spec_from_file_location(f"{package}.{module}", folder / f"{module}.py")
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} cannot be imported")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = loaded
     spec.loader.exec_module(loaded)

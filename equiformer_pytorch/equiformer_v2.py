@@ -44,9 +44,9 @@ BASIS = 600
 class EquiformerV2(FromCheckpoint, PublishedModel):
     """Energies of structures, and forces by a separate head, from atoms and their neighbours.
 
-    Arguments have the names, defaults and meanings of the official code (atomicarchitects/equiformer_v2), and parameters
-    the names and shapes of its files, so that a published configuration can be pasted in. Where we differ: see
-    docs/published_models.md. See :meth:`forward` for the call and :meth:`from_checkpoint` for published weights.
+    Arguments have the names, defaults and meanings of the official code (atomicarchitects/equiformer_v2), and
+    parameters the names and shapes of its files, so that a published configuration can be pasted in. Where we differ:
+    see docs/published_models.md. See :meth:`forward` for the call and :meth:`from_checkpoint` for published weights.
 
     Args:
         num_atoms, bond_feat_dim, num_targets: without effect, as in the official code.

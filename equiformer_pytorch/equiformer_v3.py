@@ -53,9 +53,9 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
     r"""Energies of structures; forces and stress by heads of their own, or (``direct_prediction=False``) as the
     gradient of the energy, conservative.
 
-    Arguments have the names, defaults and meanings of the official code (atomicarchitects/equiformer_v3), and parameters
-    the names and shapes of its files, so that a published configuration can be pasted in. Where we differ: see
-    docs/published_models.md. See :meth:`forward` for the call and :meth:`from_checkpoint` for published weights.
+    Arguments have the names, defaults and meanings of the official code (atomicarchitects/equiformer_v3), and
+    parameters the names and shapes of its files, so that a published configuration can be pasted in. Where we differ:
+    see docs/published_models.md. See :meth:`forward` for the call and :meth:`from_checkpoint` for published weights.
 
     Args:
         use_pbc: repeat structures along their cell vectors when finding edges.
@@ -93,8 +93,9 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
         gradient_checkpointing_block_list: 1 for each layer whose activations are computed again in the backward pass.
         avg_num_nodes, avg_degree: what sums over atoms and neighbours are divided by.
         enforce_max_neighbors_strictly: True; neighbours at equal distance are never more than `max_neighbors`.
-        detach_frames: (not in the official code) cut rotations out of the graph where the official code does: everywhere
-            with direct prediction, otherwise for edges within 0.08° of ±y. Then forces are not the exact gradient.
+        detach_frames: (not in the official code) cut rotations out of the graph where the official code does:
+            everywhere with direct prediction, otherwise for edges within 0.08° of ±y. Then forces are not the exact
+            gradient.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -253,9 +254,7 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
 
         def attention(channels_out: int, options: AttentionOptions, keep: tuple[int, int] | None) -> GraphAttention:
             names = "so2_linear", "so2_m_linear"
-            return GraphAttention(
-                options, channels_out, convolution=names, radial_inside=False, bias_rank=3, keep=keep
-            )
+            return GraphAttention(options, channels_out, convolution=names, radial_inside=False, bias_rank=3, keep=keep)
 
         def norm() -> nn.Module:
             if norm_type == "merge_rms_norm":

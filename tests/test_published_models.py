@@ -99,9 +99,7 @@ def test_batch_is_one_by_one(kind: str):
 def test_order_of_edges_does_not_matter(kind: str):
     model, inputs = build(kind), crystal()
     order = torch.randperm(inputs["edge_index"].shape[1])
-    shuffled = {
-        **inputs, "edge_index": inputs["edge_index"][:, order], "cell_offsets": inputs["cell_offsets"][order]
-    }
+    shuffled = {**inputs, "edge_index": inputs["edge_index"][:, order], "cell_offsets": inputs["cell_offsets"][order]}
     for name, value in model(**inputs).items():
         assert relative(model(**shuffled)[name], value) < SAME
 
@@ -224,9 +222,11 @@ def test_without_gradients_nothing_is_recorded():
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_mode_drops(kind: str):
     rates = {"drop_path_rate": 0.5, "proj_drop": 0.2}
-    of_version = {"alpha_drop": 0.3} if kind == "v2" else {
-        "alpha_drop": 0.1, "attn_mask_rate": 0.1, "attn_weights_drop": 0.1, "value_drop": 0.1, "ffn_drop": 0.1
-    }
+    of_version = (
+        {"alpha_drop": 0.3}
+        if kind == "v2"
+        else {"alpha_drop": 0.1, "attn_mask_rate": 0.1, "attn_weights_drop": 0.1, "value_drop": 0.1, "ffn_drop": 0.1}
+    )
     model, inputs = build(kind, **rates, **of_version), together(molecule(), crystal())
     calm = model(**inputs)["energy"]
     assert torch.equal(calm, model(**inputs)["energy"])

@@ -1,4 +1,4 @@
-"""EquiformerV2 and EquiformerV3 beside numbers that the official code gives: shipped ones, and full ones where present."""
+"""EquiformerV2 and EquiformerV3 beside numbers of the official code: shipped ones, and full ones where present."""
 
 from __future__ import annotations
 

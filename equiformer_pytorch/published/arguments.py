@@ -53,7 +53,9 @@ def single(name: str, values: Sequence[int]) -> int:
     """The only entry of a list of degrees or orders."""
     check_type(name, values, Sequence[int], "a sequence of one whole number")
     if len(values) != 1:
-        raise ValueError(f"{name} must have one entry: the published networks run at one resolution, got {list(values)}")
+        raise ValueError(
+            f"{name} must have one entry: the published networks run at one resolution, got {list(values)}"
+        )
     check_counts(0, **{name: values[0]})
     return values[0]
 

@@ -11,14 +11,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.published.activation import (
-    GATE,
     Activation,
     channel_factor,
     scalar_channels,
     smooth_leaky_relu,
 )
 from equiformer_pytorch.published.edges import Edges, over_receivers
-from equiformer_pytorch.published.layout import components, degree_index, order_major_rows, order_sizes, rescale, split_degrees
+from equiformer_pytorch.published.layout import (
+    components,
+    degree_index,
+    order_major_rows,
+    order_sizes,
+    rescale,
+    split_degrees,
+)
 from equiformer_pytorch.published.linear import DegreeLinear
 from equiformer_pytorch.published.norm import RMSNorm
 from equiformer_pytorch.published.pieces import in_pieces, recomputed
@@ -146,9 +152,7 @@ class GraphAttention(nn.Module):
             self.alpha_norm = nn.LayerNorm(o.alpha_channels)
         bound = o.alpha_channels**-0.5
         self.alpha_dot = nn.Parameter(torch.empty(o.heads, o.alpha_channels).uniform_(-bound, bound))
-        self.act = Activation(
-            o.activation, o.max_degree, o.max_order, o.grid, order_major=True, dropout=o.value_drop
-        )
+        self.act = Activation(o.activation, o.max_degree, o.max_order, o.grid, order_major=True, dropout=o.value_drop)
         self.proj = DegreeLinear(
             o.heads * o.value_channels, channels_out, o.max_degree, bias_rank=bias_rank, normal=o.normal_init
         )
@@ -168,6 +172,13 @@ class GraphAttention(nn.Module):
         width = max(components(o.max_degree) * 2 * o.channels, 1)
         y = over_receivers(self._take_in, x, edges, width)
         return self.proj.of_parts(split_degrees(y, o.max_degree, self.keep))
+
+    def radial(self) -> RadialNetwork:
+        """The radial network, which published files keep in different places."""
+        network = self.get_submodule(self.radial_name)
+        if not isinstance(network, RadialNetwork):
+            raise TypeError(f"{self.radial_name} must be a RadialNetwork, got {type(network).__name__}")
+        return network
 
     def _take_in(
         self, x: Float[Tensor, "atoms components channels"], edges: Edges
@@ -190,14 +201,18 @@ class GraphAttention(nn.Module):
 
         alpha = self._weights(features, edges)
         # Only the gradient of the rotation needs the weighted messages.
-        return recomputed(collect, message, alpha, rotation) if rotation.requires_grad else collect(message, alpha, rotation)
+        return (
+            recomputed(collect, message, alpha, rotation)
+            if rotation.requires_grad
+            else collect(message, alpha, rotation)
+        )
 
     def _ends(
         self, x: Float[Tensor, "atoms components channels"], edges: Edges
     ) -> tuple[Float[Tensor, "edges columns"], ...]:
         """What both ends of each edge feed in, in its frame, times radial weights: one tensor per order."""
         o = self.options
-        network = self.get_submodule(self.radial_name)
+        network = self.radial()
         radial = network(edges, self.source_embedding, self.target_embedding)
 
         sizes = order_sizes(o.max_degree, o.max_order)
@@ -231,9 +246,7 @@ class GraphAttention(nn.Module):
             2 * x.shape[0],
         )
 
-    def _weights(
-        self, features: Float[Tensor, "edges alpha"], edges: Edges
-    ) -> Float[Tensor, "edges heads"]:
+    def _weights(self, features: Float[Tensor, "edges alpha"], edges: Edges) -> Float[Tensor, "edges heads"]:
         """Attention weights."""
         o = self.options
         features = self.alpha_norm(features.unflatten(1, (o.heads, o.alpha_channels)))

@@ -12,8 +12,12 @@ from equiformer_pytorch.published.feedforward import FeedForward
 
 
 class Block(nn.Module):
-    r""":math:`x ← x + \mathrm{Attention}(\mathrm{norm}\,x)`, then :math:`x ← x + \mathrm{FeedForward}(\mathrm{norm}\,x)`;
-    in training whole branches and channels are dropped."""
+    r"""Attention and feed-forward,
+
+    .. math:: x ← x + \mathrm{Attention}(\mathrm{norm}\,x), \qquad x ← x + \mathrm{FeedForward}(\mathrm{norm}\,x);
+
+    in training whole branches and channels are dropped.
+    """
 
     def __init__(
         self,

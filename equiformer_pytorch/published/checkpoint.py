@@ -48,9 +48,9 @@ class FromCheckpoint(nn.Module):
 
         The source has the weights under ``state_dict`` (names may start with ``module.`` or have ``_orig_mod.`` in
         them, which data parallelism and compilation leave) and, if it has them, the configuration under ``config``
-        (the arguments themselves, or as official trainers nest them: ``model_attributes`` or ``model``), averaged weights
-        under ``ema``, and ``normalizers`` and ``elementrefs``, which become :attr:`scales`. Constants and the parts for
-        denoising (``force_embedding.``, ``dens_block.``) are left out. A mere state dict will do, too.
+        (the arguments themselves, or as official trainers nest them: ``model_attributes`` or ``model``), averaged
+        weights under ``ema``, and ``normalizers`` and ``elementrefs``, which become :attr:`scales`. Constants and the
+        parts for denoising (``force_embedding.``, ``dens_block.``) are left out. A mere state dict will do, too.
 
         Args:
             source: a file, read with ``weights_only=True`` (no code of it is run), or its contents.
@@ -90,8 +90,8 @@ def _read(source: str | PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
         contents = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{source} holds more than tensors, numbers and containers of these, and reading it would run code of it. If you"
-            " trust it, save torch.save({'state_dict': …, 'config': …}, …) of its contents and read that. torch says:"
+            f"{source} holds more than tensors, numbers and containers of these, and reading it would run code of it. If"
+            " you trust it, save torch.save({'state_dict': …, 'config': …}, …) of its contents and read that. torch says:"
             f" {error}"
         ) from error
     if not isinstance(contents, Mapping):
@@ -111,7 +111,9 @@ def _weights(contents: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]
     """All tensors of the state dict by plain name, and the names of its parameters in order."""
     state = contents.get("state_dict", contents)
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"the source has no weights: state_dict is missing, there are only {sorted(map(str, contents))}")
+        raise ValueError(
+            f"the source has no weights: state_dict is missing, there are only {sorted(map(str, contents))}"
+        )
     tensors = {_plain_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
     return tensors, [name for name in tensors if not BUFFERS.search(name)]
 

@@ -14,8 +14,8 @@ from equiformer_pytorch.published.radial import RadialNetwork, element_embedding
 
 
 class EdgeDegreeEmbedding(nn.Module):
-    r""":math:`y_i = \frac{1}{N}\sum_j u_{ij}\,D_{ij}^T s\,w_{ij}`: radial weights w of order 0 in the frame of each edge,
-    turned back and summed, over the average number N of neighbours (Equiformer, section 4.4).
+    r""":math:`y_i = \frac{1}{N}\sum_j u_{ij}\,D_{ij}^T s\,w_{ij}`: radial weights w of order 0 in the frame of each
+    edge, turned back and summed, over the average number N of neighbours (Equiformer, section 4.4).
 
     Args:
         channels: of y.

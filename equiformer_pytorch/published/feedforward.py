@@ -107,8 +107,8 @@ class GridNetwork(nn.Module):
         C\,(σ(G x_0) ⊙ A_1 x ⊙ A_2 x)
 
     for ``s2``, ``s2_swiglu``, ``s2_square`` and ``gates2_swiglu``; φ = SiLU. A, C and the gate mix or scale channels
-    alone, so they commute with the transforms to samples and back: they act on the (L+1)² components, of which there are
-    fewer. The published code applies them to the samples; the result is the same to rounding.
+    alone, so they commute with the transforms to samples and back: they act on the (L+1)² components, of which there
+    are fewer. The published code applies them to the samples; the result is the same to rounding.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class GridNetwork(nn.Module):
     ) -> Float[Tensor, "atoms kept hidden"]:
         x = self.get_submodule(self.first_name)(x)
         pointwise = square if self.kind.gated else self.kind.pointwise
-        middle = () if self.middle is None else (self.get_submodule(self.middle).weight,)
+        middle = () if self.middle is None else (self.get_parameter(f"{self.middle}.weight"),)
 
         def of_samples(x: Tensor, to: Tensor, back: Tensor, *middle: Tensor) -> Tensor:
             samples = F.dropout(pointwise(to @ x), dropout)

@@ -166,9 +166,7 @@ def _feed_forward_v3(tensors: Mapping[str, Tensor], grid: bool, hidden: int, lma
     raise ValueError("ffn_activation cannot be inferred: several have weights of this shape; pass config")
 
 
-def _resolution(
-    tensors: Mapping[str, Tensor], where: str, lmax: int, mmax: int, order_major: bool
-) -> list[int] | None:
+def _resolution(tensors: Mapping[str, Tensor], where: str, lmax: int, mmax: int, order_major: bool) -> list[int] | None:
     """Latitudes and longitudes whose matrix is the one kept beside the weights."""
     matrix = tensors.get(f"{where}.so3_grid.to_grid_mat")
     if matrix is None:

@@ -88,7 +88,8 @@ class PublishedModel(ExactConstants):
             data: instead of the tensors an object that has them as attributes (as batches of PyTorch Geometric do), ASE
                 atoms, or a list of these. Integers and lengths as below.
             atomic_numbers: of all atoms of all structures.
-            pos: positions in Å, in float32 or wider; geometry is computed in their dtype, layers in that of the weights.
+            pos: positions in Å, in float32 or wider; geometry is computed in their dtype, layers in that of the
+                weights.
             cell: cell vectors as rows, Å.
             batch: structure of each atom, ascending; without it there is one structure.
             pbc: which cell vectors repeat; all where `cell` is given. Only needed when edges are to be found.
@@ -100,8 +101,8 @@ class PublishedModel(ExactConstants):
             return_hidden: also return ``hidden``: features (atoms, (L+1)², channels) by name.
 
         Returns:
-            ``energy`` (structures,), ``forces`` (atoms, 3), ``stress`` (structures, 9): those that the model has, in the
-            units it was trained on (eV, eV/Å, eV/Å³ after scaling with a checkpoint's normalisers).
+            ``energy`` (structures,), ``forces`` (atoms, 3), ``stress`` (structures, 9): those that the model has, in
+            the units it was trained on. :meth:`predict` gives eV, eV/Å and eV/Å³ with a checkpoint's normalisers.
 
         Raises:
             ValueError, TypeError: naming the argument that does not fit.
@@ -252,4 +253,3 @@ class PublishedModel(ExactConstants):
         virial = slope.new_zeros(structures.count, 3, 3).index_add(0, of_edge, strained)
         volume = torch.linalg.det(structures.cell).abs()
         return {"forces": forces, "stress": (virial / volume[:, None, None]).flatten(1)}
-

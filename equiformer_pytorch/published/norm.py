@@ -13,8 +13,8 @@ EPS = 1e-5
 
 
 class DegreeNorm(nn.Module):
-    r"""Every degree by its own root mean square, :math:`y_l = g_l\,x_l / \sqrt{\langle x_l^2\rangle + ε}`; the invariants are
-    centred first and get a bias. (V2 ``layer_norm``, V3 ``equiformer_layer_norm``.)"""
+    r"""Every degree by its own root mean square, :math:`y_l = g_l\,x_l / \sqrt{\langle x_l^2\rangle + ε}`; the
+    invariants are centred first and get a bias. (V2 ``layer_norm``, V3 ``equivariant_layer_norm``.)"""
 
     def __init__(self, max_degree: int, channels: int) -> None:
         super().__init__()

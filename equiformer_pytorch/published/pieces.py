@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 # Numbers per piece: 1 MiB in float32. Fresh pages for larger tensors cost more than the arithmetic on them.
@@ -18,7 +17,7 @@ Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
 
 
 def recomputed(function: Callable[..., Result], *tensors: Tensor) -> Result:
-    """``function(*tensors)``, whose intermediates are computed again in the backward pass, for derivatives of any order.
+    """``function(*tensors)``, its intermediates computed again in the backward pass, for derivatives of any order.
 
     Derivatives are kept in the same way: what a second derivative needs of the first are again only its inputs.
     Under torch.compile, which decides by itself what to keep, and the transforms of torch.func, this is the plain call.
@@ -31,9 +30,10 @@ def recomputed(function: Callable[..., Result], *tensors: Tensor) -> Result:
 def in_pieces(
     function: Callable[..., Result], split: tuple[Tensor, ...], shared: tuple[Tensor, ...], width: int, least: int = 1
 ) -> Result:
-    """``function(*split, *shared)`` like :func:`recomputed`, in pieces of the rows of `split`, at least `least` of them.
+    """``function(*split, *shared)`` like :func:`recomputed`, in pieces of the rows of `split`.
 
-    The function must act on each row alone; it makes `width` numbers per row on the way.
+    The function must act on each row alone; it makes `width` numbers per row on the way. Pieces have at least `least`
+    rows.
     """
     if _plain((*split, *shared)):
         return function(*split, *shared)

@@ -74,7 +74,7 @@ class RadialNetwork(nn.Module):
             x = F.linear(edges.basis, of_basis, bias)
             x = x + F.linear(sender(edges.numbers), of_sender).index_select(0, edges.senders)
             x = x + F.linear(receiver(edges.numbers), of_receiver).index_select(0, edges.receiver_atoms)
-        for layer in self.net[1:-1]:
+        for layer in list(self.net)[1:-1]:
             x = layer(x)
         return x
 

@@ -52,8 +52,8 @@ class Scales:
             energy = scaled["energy"]
             if int(atomic_numbers.max()) >= self.element_energies.shape[0]:
                 raise ValueError(
-                    f"atomic_numbers must lie below {self.element_energies.shape[0]}: the checkpoint has no reference energy"
-                    " for others"
+                    f"atomic_numbers must lie below {self.element_energies.shape[0]}: the checkpoint has no reference"
+                    " energy for others"
                 )
             of_atoms = self.element_energies.to(energy)[atomic_numbers]
             scaled["energy"] = energy.index_add(0, batch, of_atoms)

@@ -67,8 +67,8 @@ class SO2Linear(nn.Module):
     def forward(
         self, orders: Sequence[Float[Tensor, "edges columns"]]
     ) -> tuple[Float[Tensor, "edges rows_out out"], Float[Tensor, "edges invariants"]]:
-        """The product, order-major, and the invariants; from one tensor per order, in which +m comes before −m, then the
-        degrees, then the channels."""
+        """The product, order-major, and the invariants; from one tensor per order, in which +m comes before −m, then
+        the degrees, then the channels."""
         invariants, product = self._real(orders[0])
         outputs = [product]
         for order, x in enumerate(orders[1:], 1):
@@ -116,7 +116,8 @@ class _ComplexProduct(torch.autograd.Function):
         return shared - minus @ (u + v).T, shared + plus @ (v - u).T
 
     @staticmethod
-    def backward(ctx, slope_plus: Tensor, slope_minus: Tensor):
+    def backward(ctx, *slopes: Tensor):
+        slope_plus, slope_minus = slopes
         plus, minus, weight = ctx.saved_tensors
         u, v = weight.chunk(2)
         both = slope_plus + slope_minus

@@ -33,10 +33,10 @@ def equiangular(latitudes: int) -> tuple[Float64[Tensor, " latitudes"], Float64[
 def grid_matrices(
     max_degree: int, max_order: int, latitudes: int, longitudes: int, order_major: bool, gauss: bool
 ) -> tuple[Float64[Tensor, "samples rows"], Float64[Tensor, "rows samples"]]:
-    r"""Matrices T to the samples of :math:`f(p) = \sum_{lm} s_l\,x_{lm} Y_{lm}(p)` and F back, with F T = 1 on a fine grid.
+    r"""Matrices T to the samples of :math:`f(p) = \sum_{lm} s_l\,x_{lm} Y_{lm}(p)` and F back; F T = 1 on a fine grid.
 
-    Y is "component" normalised and :math:`s_l = 1/\sqrt{(2l+1)(L+1)}`, so that every degree has the same variance on the
-    sphere. With `max_order` < L both T and F are multiplied by :func:`~.layout.rescale`, as published. Latitudes are
+    Y is "component" normalised and :math:`s_l = 1/\sqrt{(2l+1)(L+1)}`, so that every degree has the same variance on
+    the sphere. With `max_order` < L both T and F are multiplied by :func:`~.layout.rescale`, as published. Latitudes are
     equiangular, or Gauss–Legendre nodes with `gauss`; longitudes are equally spaced from z towards x.
     """
     y, weight = equiangular(latitudes)

@@ -173,7 +173,9 @@ def _checked(
         check_floating("cell", cell)
         check_shape("cell", cell, (None, 3, 3), "(structures, 3, 3)")
         if cell.shape[0] < count:
-            raise ValueError(f"cell must have one entry for each of the {count} structures of batch, got {cell.shape[0]}")
+            raise ValueError(
+                f"cell must have one entry for each of the {count} structures of batch, got {cell.shape[0]}"
+            )
         count, cell = cell.shape[0], cell.to(pos.dtype)
         check_finite("cell", cell)
     if pbc is not None:

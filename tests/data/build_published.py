@@ -14,7 +14,13 @@ from tests.published import GRADIENT, SHIPPED, V2, V3, crystal, fill, loss_of, m
 CASES = {
     "v2": V2,
     "v2_gate": {**V2, "use_gate_act": True, "use_grid_mlp": False, "use_m_share_rad": True, "norm_type": "rms_norm_sh"},
-    "v2_lmax3": {**V2, "lmax_list": [3], "grid_resolution": None, "norm_type": "layer_norm", "share_atom_edge_embedding": True},
+    "v2_lmax3": {
+        **V2,
+        "lmax_list": [3],
+        "grid_resolution": None,
+        "norm_type": "layer_norm",
+        "share_atom_edge_embedding": True,
+    },
     "v3": V3,
     "v3_lmax3": {**V3, "lmax": 3, "attn_grid_resolution_list": [10, 8], "ffn_grid_resolution_list": [10, 10]},
     "v3_silu": {
@@ -69,7 +75,9 @@ def main() -> None:
                     {f"block_{i}": projections(getattr(out, "embedding", out).detach())}
                 )
             )
-        outputs = model(SimpleNamespace(natoms=torch.bincount(inputs["batch"]), **{k: v.clone() for k, v in inputs.items()}))
+        outputs = model(
+            SimpleNamespace(natoms=torch.bincount(inputs["batch"]), **{k: v.clone() for k, v in inputs.items()})
+        )
         if not isinstance(outputs, dict):
             outputs = dict(zip(("energy", "forces"), outputs, strict=True))
         loss_of(outputs).backward()

@@ -92,7 +92,8 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
         use_head_reg: without effect, as in the official code.
         gradient_checkpointing_block_list: 1 for each layer whose activations are computed again in the backward pass.
         avg_num_nodes, avg_degree: what sums over atoms and neighbours are divided by.
-        enforce_max_neighbors_strictly: True; neighbours at equal distance are never more than `max_neighbors`.
+        enforce_max_neighbors_strictly: without effect: there are never more than `max_neighbors`, also of neighbours
+            at equal distance.
         detach_frames: (not in the official code) cut rotations out of the graph where the official code does:
             everywhere with direct prediction, otherwise for edges within 0.08° of ±y. Then forces are not the exact
             gradient.

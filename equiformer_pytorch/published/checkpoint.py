@@ -90,10 +90,12 @@ def _read(source: str | PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
         contents = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{source} holds more than tensors, numbers and containers of these, and reading it would run code of it. If"
-            " you trust it, save torch.save({'state_dict': …, 'config': …}, …) of its contents and read that. torch says:"
-            f" {error}"
+            f"{source} holds more than tensors, numbers and containers of these, and reading it would run code of it."
+            " If you trust it, save torch.save({'state_dict': …, 'config': …}, …) of its contents and read that."
+            f" torch says: {error}"
         ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{source} is not a file of torch.save: {error}") from error
     if not isinstance(contents, Mapping):
         raise ValueError(f"{source} must hold a dict, got {type(contents).__name__}")
     return contents

@@ -36,8 +36,8 @@ def grid_matrices(
     r"""Matrices T to the samples of :math:`f(p) = \sum_{lm} s_l\,x_{lm} Y_{lm}(p)` and F back; F T = 1 on a fine grid.
 
     Y is "component" normalised and :math:`s_l = 1/\sqrt{(2l+1)(L+1)}`, so that every degree has the same variance on
-    the sphere. With `max_order` < L both T and F are multiplied by :func:`~.layout.rescale`, as published. Latitudes are
-    equiangular, or Gauss–Legendre nodes with `gauss`; longitudes are equally spaced from z towards x.
+    the sphere. With `max_order` < L both T and F are multiplied by :func:`~.layout.rescale`, as published. Latitudes
+    are equiangular, or Gauss–Legendre nodes with `gauss`; longitudes are equally spaced from z towards x.
     """
     y, weight = equiangular(latitudes)
     if gauss:

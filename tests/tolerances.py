@@ -34,3 +34,8 @@ ROTATION = {torch.float32: 5e-6, torch.float64: 1e-12}
 LOW_PRECISION = {torch.bfloat16: 0.15, torch.float16: 0.02}
 # Geometry of low-precision models is that of float32.
 GEOMETRY = 1e-6
+
+# The published models beside the official code, relative, float64; met to about 1e-13.
+PUBLISHED = 1e-9
+# Their equivariance where the activation is exact or the grid fine, relative, float64.
+PUBLISHED_EQUIVARIANCE = 1e-6

@@ -1,0 +1,148 @@
+"""Nonlinearities of features: gates, and pointwise functions of samples on a sphere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equiformer_pytorch.published.layout import add_scalars, degree_index, order_major_rows, replace_scalars
+from equiformer_pytorch.published.pieces import in_pieces
+from equiformer_pytorch.published.sphere_grid import SphereGrid
+
+
+def swiglu(x: Float[Tensor, "*points two_channels"]) -> Float[Tensor, "*points channels"]:
+    """SiLU of the first half of the channels times the second (Shazeer 2020)."""
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
+def square(x: Float[Tensor, "*points two_channels"]) -> Float[Tensor, "*points channels"]:
+    """The first half of the channels times the second."""
+    one, other = x.chunk(2, dim=-1)
+    return one * other
+
+
+def smooth_leaky_relu(x: Float[Tensor, "*points"], slope: float = 0.2) -> Float[Tensor, "*points"]:
+    """A leaky ReLU whose kink is smoothed by a sigmoid (EquiformerV2, appendix D)."""
+    return (1 + slope) / 2 * x + (1 - slope) / 2 * x * (2 * torch.sigmoid(x) - 1)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an activation's published name stands for."""
+
+    pointwise: Callable[[Tensor], Tensor]
+    """Applied to samples on the sphere and, in the separable kinds, to invariants that come beside the features."""
+    scalars: str = "none"
+    """What becomes of these invariants: "none", "replace" the result's, "add" to them."""
+    halves: bool = False
+    """Whether `pointwise` takes twice the channels it gives."""
+    gated: bool = False
+    """gates2: the samples of both halves are multiplied, and the result by a sigmoid of further invariants."""
+
+
+GATE = "gate"
+KINDS = {
+    "s2": Kind(F.silu),
+    "sep_s2": Kind(F.silu, "replace"),
+    "s2_swiglu": Kind(swiglu, halves=True),
+    "sep_s2_swiglu": Kind(swiglu, "replace", halves=True),
+    "sep-merge_s2_swiglu": Kind(swiglu, "add", halves=True),
+    "sep_s2_square": Kind(square, "replace", halves=True),
+    "sep-merge_gates2_swiglu": Kind(swiglu, "add", halves=True, gated=True),
+}
+# Published names with this ending keep less for the backward pass; here all do.
+LEAN = "_mem"
+NAMES = (GATE, *KINDS, *(name + LEAN for name in KINDS if "swiglu" in name))
+
+
+def check_activation(argument: str, name: str) -> None:
+    """ValueError unless the name is a published one."""
+    if name not in NAMES:
+        raise ValueError(f"{argument} must be one of {', '.join(NAMES)}; got {name!r}")
+
+
+def channel_factor(name: str) -> int:
+    """How many times the hidden channels the activation takes."""
+    return 2 if name != GATE and KINDS[name.removesuffix(LEAN)].halves else 1
+
+
+def scalar_channels(name: str, channels: int, max_degree: int) -> int:
+    """How many invariants the activation takes beside features that it turns into `channels` per component."""
+    if name == GATE:
+        return max_degree * channels
+    kind = KINDS[name.removesuffix(LEAN)]
+    if kind.scalars == "none":
+        return 0
+    return (2 if kind.halves else 1) * channels + (channels if kind.gated else 0)
+
+
+class Activation(nn.Module):
+    r"""The activation of a published name, of features x and of the invariants s that come beside them.
+
+    - ``gate``: SiLU of the invariants of x, and the higher degrees times a sigmoid of s, one per degree and channel.
+    - ``s2``: :math:`F\,φ(T x)` on a grid, φ = SiLU; ``_swiglu``, ``_square``: φ of two halves of the channels.
+    - ``sep_``: the invariants of the result are φ(s) instead; ``sep-merge_``: φ(s) is added to them.
+    - ``gates2_swiglu``: the halves of the samples are multiplied, and the result is gated by a sigmoid of the last
+      third of s. No transcendental function meets the samples, so a grid that integrates products is exact.
+
+    (EquiformerV2, section 4.4; EquiformerV3, SwiGLU-S².) Exactly equivariant are gate, square and gates2.
+
+    Args:
+        dropout: of what comes out of the sigmoid, of φ(s) and of the samples, as published.
+        keep: (first, last + 1) of the degrees wanted, degree-major rows only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        max_degree: int,
+        max_order: int,
+        resolution: Sequence[int] | None,
+        *,
+        order_major: bool,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.gate, self.dropout = name == GATE, dropout
+        if self.gate:
+            rows = [degree for degree, _ in order_major_rows(max_degree, max_order)]
+            rows = rows if order_major else degree_index(max_degree)
+            self.register_buffer("degree", torch.tensor(rows[1:], dtype=torch.long) - 1, persistent=False)
+            self.max_degree = max_degree
+            return
+        self.kind = KINDS[name.removesuffix(LEAN)]
+        product = dropout == 0.0 and (self.kind.gated or self.kind.pointwise is square)
+        self.grid = SphereGrid(max_degree, max_order, resolution, order_major=order_major, product=product)
+
+    def forward(
+        self, x: Float[Tensor, "points rows channels"], scalars: Float[Tensor, "points scalars"]
+    ) -> Float[Tensor, "points rows out"]:
+        if self.gate:
+            gates = self._drop(scalars.sigmoid()).unflatten(1, (self.max_degree, -1))
+            higher = x[:, 1:] * gates.index_select(1, self.get_buffer("degree"))
+            return torch.cat((self._drop(F.silu(x[:, :1])), higher), dim=1)
+        if self.kind.gated:
+            mixed, gate = scalars.split([x.shape[2], x.shape[2] // 2], dim=1)
+            return add_scalars(self._on_grid(x, square) * gate.sigmoid()[:, None], self._drop(swiglu(mixed)))
+        y = self._on_grid(x, self.kind.pointwise)
+        if self.kind.scalars == "none":
+            return y
+        merge = replace_scalars if self.kind.scalars == "replace" else add_scalars
+        return merge(y, self._drop(self.kind.pointwise(scalars)))
+
+    def _on_grid(
+        self, x: Float[Tensor, "points rows channels"], pointwise: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "points rows out"]:
+        to, back = self.grid.to_samples.to(x.dtype), self.grid.from_samples.to(x.dtype)
+        if self.training and self.dropout > 0.0:
+            return back @ self._drop(pointwise(to @ x))
+        return in_pieces(lambda part, to, back: back @ pointwise(to @ part), (x,), (to, back), to.shape[0] * x.shape[2])
+
+    def _drop(self, x: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
+        return F.dropout(x, self.dropout, self.training)

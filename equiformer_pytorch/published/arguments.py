@@ -1,0 +1,83 @@
+"""Checks of constructor arguments that the published models share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from equiformer_pytorch.checks import check_number, check_type
+
+
+def check_flags(**flags: object) -> None:
+    """TypeError unless all are True or False."""
+    for name, value in flags.items():
+        check_type(name, value, bool, "True or False")
+
+
+def check_counts(least: int, **numbers: object) -> None:
+    """TypeError or ValueError unless all are whole numbers, at least `least`."""
+    for name, value in numbers.items():
+        check_type(name, value, int, "a whole number")
+        check_number(name, value, least)  # pyright: ignore[reportArgumentType]
+
+
+def check_positive(**numbers: float) -> None:
+    """TypeError or ValueError unless all are numbers above zero."""
+    for name, value in numbers.items():
+        check_type(name, value, int | float, "a number")
+        check_number(name, value, 0, whole=False, exclusive=True)
+
+
+def check_rates(**rates: float) -> None:
+    """TypeError or ValueError unless all are probabilities below one."""
+    for name, value in rates.items():
+        check_type(name, value, int | float, "a number")
+        check_number(name, value, 0, whole=False)
+        if value >= 1:
+            raise ValueError(f"{name} must be below 1, got {value}")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """ValueError unless `value` is one of the choices."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def check_orders(lmax: int, mmax: int, names: tuple[str, str]) -> None:
+    """ValueError unless orders are at most the highest degree."""
+    if mmax > lmax:
+        raise ValueError(f"{names[1]} must be at most {names[0]} = {lmax}, got {mmax}")
+
+
+def single(name: str, values: Sequence[int]) -> int:
+    """The only entry of a list of degrees or orders."""
+    check_type(name, values, Sequence[int], "a sequence of one whole number")
+    if len(values) != 1:
+        raise ValueError(
+            f"{name} must have one entry: the published networks run at one resolution, got {list(values)}"
+        )
+    check_counts(0, **{name: values[0]})
+    return values[0]
+
+
+def checkpointed_blocks(values: Sequence[int] | None, layers: int) -> list[bool]:
+    """Which layers are computed again in the backward pass, from ``gradient_checkpointing_block_list``."""
+    name = "gradient_checkpointing_block_list"
+    if values is None:
+        return [False] * layers
+    check_type(name, values, Sequence[int], "a sequence of 0 and 1, one per layer")
+    if len(values) != layers or any(value not in (0, 1) for value in values):
+        raise ValueError(f"{name} must have 0 or 1 for each of the {layers} layers, got {list(values)}")
+    return [value == 1 for value in values]
+
+
+def check_grid(name: str, values: Sequence[int] | None, lmax: int) -> None:
+    """ValueError unless (latitudes, longitudes) make a grid for degree `lmax`; None passes."""
+    if values is None:
+        return
+    check_type(name, values, Sequence[int], "a sequence of two whole numbers: latitudes and longitudes")
+    if len(values) != 2 or values[0] % 2 or values[0] < 2 * (lmax + 1) or values[1] < 1:
+        raise ValueError(
+            f"{name} must be latitudes and longitudes, of which the first is even and at least {2 * (lmax + 1)} for"
+            f" degree {lmax}; got {list(values)}"
+        )

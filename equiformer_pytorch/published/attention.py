@@ -1,0 +1,266 @@
+"""Graph attention: SO(2) map, activation, SO(2) map in the frame of each edge, weighted by attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equiformer_pytorch.published.activation import (
+    Activation,
+    channel_factor,
+    scalar_channels,
+    smooth_leaky_relu,
+)
+from equiformer_pytorch.published.edges import Edges, over_receivers
+from equiformer_pytorch.published.layout import (
+    components,
+    degree_index,
+    order_major_rows,
+    order_sizes,
+    rescale,
+    split_degrees,
+)
+from equiformer_pytorch.published.linear import DegreeLinear
+from equiformer_pytorch.published.norm import RMSNorm
+from equiformer_pytorch.published.pieces import in_pieces, recomputed
+from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
+from equiformer_pytorch.published.so2 import SO2Linear
+
+# The degrees of a result of which only the vectors are wanted: (first, last + 1).
+VECTORS = (1, 2)
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """What the attentions of a model have in common; names as in the models."""
+
+    channels: int
+    hidden_channels: int
+    heads: int
+    alpha_channels: int
+    value_channels: int
+    max_degree: int
+    max_order: int
+    grid: Sequence[int] | None
+    activation: str
+    radial_widths: tuple[int, ...]
+    """(basis, hidden, hidden); the element embeddings come on top."""
+    elements: int
+    element_embedding: bool = True
+    per_degree_radial: bool = True
+    """Radial weights per degree; otherwise per degree and order."""
+    add_ends: bool = False
+    """Add the features of sender and receiver, each times its weights, instead of concatenating them."""
+    renormalise: bool = True
+    rms: bool = False
+    softcap: float | None = None
+    eps: float = 1e-16
+    alpha_silu: bool = False
+    alpha_drop: float = 0.0
+    mask_rate: float = 0.0
+    weights_drop: float = 0.0
+    value_drop: float = 0.0
+    normal_init: bool = False
+
+
+class GraphAttention(nn.Module):
+    r"""What each atom takes in from its neighbours. In the frame of edge ij, D = D_ij,
+
+    .. math:: h_{ij} = \mathrm{act}\bigl(\mathrm{SO2}(w_{ij} ⊙ D\,[x_j, x_i])\bigr), \qquad
+        y_i = A \sum_j α_{ij}\, D^T s\,\mathrm{SO2}(h_{ij}),
+
+    with radial weights w of the distance and the two elements, and s the :func:`~.layout.rescale` of left-out orders.
+    Attention weights α of each head come from invariants a of the first map,
+
+    .. math:: t_{ij} = v · \mathrm{LeakyReLU}(\mathrm{LN}(a_{ij})), \quad
+        α_{ij} = u_{ij} \frac{u_{ij} e^{t_{ij}}}{\sum_k u_{ik} e^{t_{ik}} + ε},
+
+    u the envelope, if the model has one. (EquiformerV2, section 4; EquiformerV3, section 4.)
+
+    Args:
+        options: see :class:`AttentionOptions`.
+        channels_out: of y.
+        keep: (first, last + 1) of the degrees of y that are wanted; the others are not computed.
+        convolution: ("so2_conv", "so2_m_conv") or ("so2_linear", "so2_m_linear"): names of the published parameters.
+        radial_inside: whether the published radial network is a part of the first SO(2) map.
+        bias_rank: see :class:`~.linear.DegreeLinear`.
+    """
+
+    to_frame: Tensor
+    made_up: Tensor
+
+    def __init__(
+        self,
+        options: AttentionOptions,
+        channels_out: int,
+        *,
+        convolution: tuple[str, str],
+        radial_inside: bool,
+        bias_rank: int,
+        keep: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.options, self.keep = options, keep
+        degrees, o = options.max_degree + 1, options
+        self.source_embedding = self.target_embedding = None
+        widths = list(o.radial_widths)
+        if o.element_embedding:
+            self.source_embedding, self.target_embedding = element_embeddings(o.elements, widths[-1])
+            widths[0] += 2 * widths[-1]
+        entries = degrees if o.per_degree_radial else sum(degrees - m for m in range(o.max_order + 1))
+        radial = RadialNetwork((*widths, entries * 2 * o.channels))
+
+        hidden = o.hidden_channels * channel_factor(o.activation)
+        self.alpha_width = o.heads * o.alpha_channels
+        name, orders = convolution
+        first = SO2Linear(
+            o.channels if o.add_ends else 2 * o.channels,
+            hidden,
+            o.max_degree,
+            o.max_order,
+            orders=orders,
+            invariants=self.alpha_width + scalar_channels(o.activation, o.hidden_channels, o.max_degree),
+            normal=o.normal_init,
+        )
+        second = SO2Linear(
+            o.hidden_channels,
+            o.heads * o.value_channels,
+            o.max_degree,
+            o.max_order,
+            orders=orders,
+            keep=keep,
+            normal=o.normal_init,
+        )
+        if "-merge" in o.activation:
+            with torch.no_grad():
+                second.fc_m0.weight[: o.hidden_channels] *= 2**-0.5
+        self.first_name, self.second_name = f"{name}_1", f"{name}_2"
+        self.add_module(self.first_name, first)
+        self.add_module(self.second_name, second)
+        self.radial_name = f"{self.first_name}.rad_func" if radial_inside else "rad_func"
+        (first if radial_inside else self).add_module("rad_func", radial)
+
+        self.alpha_norm: nn.Module = nn.Identity()
+        if o.rms:
+            self.alpha_norm = RMSNorm(o.alpha_channels)
+        elif o.renormalise:
+            self.alpha_norm = nn.LayerNorm(o.alpha_channels)
+        bound = o.alpha_channels**-0.5
+        self.alpha_dot = nn.Parameter(torch.empty(o.heads, o.alpha_channels).uniform_(-bound, bound))
+        self.act = Activation(o.activation, o.max_degree, o.max_order, o.grid, order_major=True, dropout=o.value_drop)
+        self.proj = DegreeLinear(
+            o.heads * o.value_channels, channels_out, o.max_degree, bias_rank=bias_rank, normal=o.normal_init
+        )
+
+        rows = order_major_rows(o.max_degree, o.max_order)
+        low, high = (0, degrees) if keep is None else keep
+        kept = [i for i, (degree, _) in enumerate(rows) if low <= degree < high]
+        self.register_buffer("kept_rows", None if keep is None else torch.tensor(kept), persistent=False)
+        factors = torch.tensor([rescale(rows[i][0], o.max_order) for i in kept], dtype=torch.float64)
+        self.register_buffer("made_up", factors, persistent=False)
+        self.register_buffer("component_degree", torch.tensor(degree_index(o.max_degree)), persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "atoms components channels"], edges: Edges
+    ) -> Float[Tensor, "atoms components_out out"]:
+        o = self.options
+        width = max(components(o.max_degree) * 2 * o.channels, 1)
+        y = over_receivers(self._take_in, x, edges, width)
+        return self.proj.of_parts(split_degrees(y, o.max_degree, self.keep))
+
+    def radial(self) -> RadialNetwork:
+        """The radial network, which published files keep in different places."""
+        network = self.get_submodule(self.radial_name)
+        if not isinstance(network, RadialNetwork):
+            raise TypeError(f"{self.radial_name} must be a RadialNetwork, got {type(network).__name__}")
+        return network
+
+    def _take_in(
+        self, x: Float[Tensor, "atoms components channels"], edges: Edges
+    ) -> Float[Tensor, "receivers components_out heads_values"]:
+        first, second = self.get_submodule(self.first_name), self.get_submodule(self.second_name)
+        hidden, invariants = first(self._ends(x, edges))
+        features, scalars = invariants.split([self.alpha_width, invariants.shape[1] - self.alpha_width], dim=1)
+        hidden = self.act(hidden, scalars)
+        sizes = order_sizes(self.options.max_degree, self.options.max_order)
+        message, _ = second(tuple(part.flatten(1) for part in hidden.split(sizes, dim=1)))
+        rotation = edges.rotation
+        if self.keep is not None:
+            low, high = (degree**2 for degree in self.keep)
+            rotation = rotation.index_select(1, self.get_buffer("kept_rows"))[:, :, low:high]
+
+        def collect(message: Tensor, alpha: Tensor, rotation: Tensor) -> Tensor:
+            factors = alpha[:, None] * self.made_up.to(alpha.dtype)[:, None]
+            weighted = (message.unflatten(2, (alpha.shape[1], -1)) * factors[..., None]).flatten(2)
+            return edges.sum_receivers(rotation.mT @ weighted)
+
+        alpha = self._weights(features, edges)
+        # Only the gradient of the rotation needs the weighted messages.
+        return (
+            recomputed(collect, message, alpha, rotation)
+            if rotation.requires_grad
+            else collect(message, alpha, rotation)
+        )
+
+    def _ends(
+        self, x: Float[Tensor, "atoms components channels"], edges: Edges
+    ) -> tuple[Float[Tensor, "edges columns"], ...]:
+        """What both ends of each edge feed in, in its frame, times radial weights: one tensor per order."""
+        o = self.options
+        network = self.radial()
+        radial = network(edges, self.source_embedding, self.target_embedding)
+
+        sizes = order_sizes(o.max_degree, o.max_order)
+
+        def added(
+            radial: Tensor, rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor, *last: Tensor
+        ) -> tuple[Tensor, ...]:
+            weights = F.linear(radial, *last).unflatten(1, (-1, 2 * o.channels))
+            of_sender, of_receiver = weights.index_select(1, self.get_buffer("component_degree")).chunk(2, dim=2)
+            both = x.index_select(0, senders) * of_sender + x.index_select(0, receivers) * of_receiver
+            return tuple(part.flatten(1) for part in (rotation @ both).split(sizes, dim=1))
+
+        def joined(
+            radial: Tensor, rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor, *last: Tensor
+        ) -> tuple[Tensor, ...]:
+            both = rotation @ torch.cat((x.index_select(0, senders), x.index_select(0, receivers)), dim=2)
+            weights = F.linear(radial, *last).unflatten(1, (-1, 2 * o.channels))
+            if o.per_degree_radial:
+                of_orders = [weights[:, m:] for m in range(o.max_order + 1)]
+            else:
+                of_orders = weights.split([o.max_degree + 1 - m for m in range(o.max_order + 1)], dim=1)
+            parts = zip(both.split(sizes, dim=1), of_orders, strict=True)
+            return tuple((part.unflatten(1, (-1, w.shape[1])) * w[:, None]).flatten(1) for part, w in parts)
+
+        # Pieces of many edges per atom, since each gives a gradient of all atoms.
+        return in_pieces(
+            added if o.add_ends else joined,
+            (radial, edges.rotation, edges.senders, edges.receiver_atoms),
+            (x, *network.last()),
+            x.shape[1] * x.shape[2],
+            2 * x.shape[0],
+        )
+
+    def _weights(self, features: Float[Tensor, "edges alpha"], edges: Edges) -> Float[Tensor, "edges heads"]:
+        """Attention weights."""
+        o = self.options
+        features = self.alpha_norm(features.unflatten(1, (o.heads, o.alpha_channels)))
+        if o.alpha_silu:
+            logits = (F.dropout(F.silu(features), o.alpha_drop, self.training) * self.alpha_dot).sum(-1)
+        else:
+            logits = recomputed(lambda x, dot: (smooth_leaky_relu(x) * dot).sum(-1), features, self.alpha_dot)
+        if o.softcap is not None:
+            logits = (logits / o.softcap).tanh() * o.softcap
+        weights = (logits - edges.max_receivers(logits).index_select(0, edges.receivers)).exp()
+        if edges.envelope is not None:
+            weights = weights * edges.envelope
+        weights = F.dropout(weights, o.mask_rate, self.training)
+        weights = weights / (edges.sum_receivers(weights) + o.eps).index_select(0, edges.receivers)
+        if edges.envelope is not None:
+            weights = weights * edges.envelope
+        return F.dropout(weights, o.weights_drop, self.training)

@@ -1,0 +1,177 @@
+"""Published checkpoints: weights, configuration and normalisers from the files that the official trainers write."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from equiformer_pytorch.published.scales import Scales
+
+# Constants that the official code keeps in its state dict and that are computed here, by the end of their names.
+BUFFERS = re.compile(
+    r"(^|\.)(offset|l_harmonic|m_harmonic|m_complex|res_size|to_m|m_size|to_grid_mat|from_grid_mat|expand_index"
+    r"|balance_degree_weight|wigner_index_to_m_array|wigner_inv_rescale|zero_padded_change_matrix"
+    r"|coefficient_idx_l\d+_m\d+|rotate_inv_rescale_l\d+_m\d+)$"
+)
+# Parts that only denoising in training uses (EquiformerV3, DeNS).
+DENOISING = ("force_embedding.", "dens_block.")
+# Entries of a published configuration that are not arguments of the model.
+NOT_ARGUMENTS = ("name",)
+
+Model = TypeVar("Model", bound="FromCheckpoint")
+
+
+class FromCheckpoint(nn.Module):
+    """Adds :meth:`from_checkpoint` to a model."""
+
+    scales: Scales
+    """What the outputs are to be multiplied with and shifted by, from the checkpoint."""
+    infer_config: Callable[[Mapping[str, Tensor]], dict[str, Any]]
+    """The constructor's arguments as far as weights and constants show them."""
+
+    @classmethod
+    def from_checkpoint(
+        cls: type[Model],
+        source: str | PathLike[str] | Mapping[str, Any],
+        *,
+        config: Mapping[str, Any] | None = None,
+        ema: bool = False,
+        ignore: Sequence[str] = (),
+    ) -> Model:
+        """The model of a checkpoint, in the dtype of its weights and in evaluation mode.
+
+        The source has the weights under ``state_dict`` (names may start with ``module.`` or have ``_orig_mod.`` in
+        them, which data parallelism and compilation leave) and, if it has them, the configuration under ``config``
+        (the arguments themselves, or as official trainers nest them: ``model_attributes`` or ``model``), averaged
+        weights under ``ema``, and ``normalizers`` and ``elementrefs``, which become :attr:`scales`. Constants and the
+        parts for denoising (``force_embedding.``, ``dens_block.``) are left out. A mere state dict will do, too.
+
+        Args:
+            source: a file, read with ``weights_only=True`` (no code of it is run), or its contents.
+            config: arguments that are added to those of the source, or replace them. Without any configuration the
+                arguments are inferred from the weights; a warning names those that leave no trace there.
+            ema: take the averaged weights.
+            ignore: beginnings of names to be left out, for instance ("force_block.", "stress_block.") to go on with
+                ``direct_prediction=False``.
+
+        Raises:
+            ValueError: naming every missing, unexpected or misshapen key; or what the file lacks.
+            TypeError: if the source is neither a path nor a mapping.
+        """
+        contents = _read(source)
+        weights, parameters_in_order = _weights(contents)
+        arguments = _configuration(contents)
+        if arguments is None and config is None:
+            arguments = cls.infer_config(weights)
+        model = cls(**{**(arguments or {}), **(config or {})})
+        wanted = dict(model.named_parameters())
+        weights = _chosen(weights, ignore)
+        if ema:
+            weights = _averaged(contents.get("ema"), weights, parameters_in_order, ignore)
+        _compare(weights, wanted)
+        model.to(next(iter(weights.values())).dtype)
+        model.load_state_dict(weights, strict=True)
+        model.scales = Scales.from_checkpoint(contents)
+        return model.eval()
+
+
+def _read(source: str | PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(source, Mapping):
+        return source
+    if not isinstance(source, str | PathLike):
+        raise TypeError(f"source must be a path or a mapping, got {type(source).__name__}")
+    try:
+        contents = torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{source} holds more than tensors, numbers and containers of these, and reading it would run code of it."
+            " If you trust it, save torch.save({'state_dict': …, 'config': …}, …) of its contents and read that."
+            f" torch says: {error}"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{source} is not a file of torch.save: {error}") from error
+    if not isinstance(contents, Mapping):
+        raise ValueError(f"{source} must hold a dict, got {type(contents).__name__}")
+    return contents
+
+
+def _plain_name(name: str) -> str:
+    """Without what data parallelism and compilation put into it."""
+    name = name.replace("_orig_mod.", "")
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
+def _weights(contents: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """All tensors of the state dict by plain name, and the names of its parameters in order."""
+    state = contents.get("state_dict", contents)
+    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"the source has no weights: state_dict is missing, there are only {sorted(map(str, contents))}"
+        )
+    tensors = {_plain_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    return tensors, [name for name in tensors if not BUFFERS.search(name)]
+
+
+def _configuration(contents: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arguments that the file gives, None if it gives none."""
+    found = contents.get("config")
+    if found is None:
+        return None
+    for key in ("model_attributes", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    if not isinstance(found, Mapping):
+        raise ValueError(f"config must be a mapping of arguments, got {type(found).__name__}")
+    return {name: value for name, value in found.items() if name not in NOT_ARGUMENTS}
+
+
+def _chosen(tensors: Mapping[str, Tensor], ignore: Sequence[str]) -> dict[str, Tensor]:
+    """Without constants and what is to be left out."""
+    out = (*DENOISING, *([ignore] if isinstance(ignore, str) else ignore))
+    return {
+        name: value for name, value in tensors.items() if not BUFFERS.search(name) and not name.startswith(tuple(out))
+    }
+
+
+def _averaged(
+    ema: Any, weights: Mapping[str, Tensor], names: Sequence[str], ignore: Sequence[str]
+) -> dict[str, Tensor]:
+    """Averaged weights: by name, or a list ``shadow_params`` in the order of the parameters."""
+    if not isinstance(ema, Mapping):
+        raise ValueError("the source has no averaged weights: ema is missing")
+    shadows = ema.get("shadow_params")
+    if shadows is None:
+        tensors = ema.get("state_dict", ema)
+        return _chosen({_plain_name(k): v for k, v in tensors.items() if isinstance(v, Tensor)}, ignore)
+    if len(shadows) != len(names):
+        raise ValueError(f"ema has {len(shadows)} tensors for the {len(names)} parameters of state_dict")
+    averaged = _chosen(dict(zip(names, shadows, strict=True)), ignore)
+    return {name: averaged[name] for name in weights}
+
+
+def _compare(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """ValueError that names everything that does not fit."""
+    missing = [name for name in wanted if name not in weights]
+    unexpected = [name for name in weights if name not in wanted]
+    misshapen = [
+        f"{name} is {tuple(weights[name].shape)}, wanted {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+    told = [f"{what}: {_listed(found)}" for what, found in problems if found]
+    if told:
+        raise ValueError("the weights do not fit the configuration; " + "; ".join(told))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,63 @@
+"""What the surroundings of an atom add to its features at the start."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equiformer_pytorch.published.edges import Edges, over_receivers
+from equiformer_pytorch.published.layout import components, rescale
+from equiformer_pytorch.published.pieces import recomputed
+from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
+
+
+class EdgeDegreeEmbedding(nn.Module):
+    r""":math:`y_i = \frac{1}{N}\sum_j u_{ij}\,D_{ij}^T s\,w_{ij}`: radial weights w of order 0 in the frame of each
+    edge, turned back and summed, over the average number N of neighbours (Equiformer, section 4.4).
+
+    Args:
+        channels: of y.
+        radial_widths: (basis, hidden, hidden); the element embeddings come on top.
+        elements: how many there are, 0 for no element embeddings.
+        average: N.
+    """
+
+    made_up: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        max_degree: int,
+        max_order: int,
+        radial_widths: tuple[int, ...],
+        elements: int,
+        average: float,
+    ) -> None:
+        super().__init__()
+        self.channels, self.max_degree, self.average = channels, max_degree, average
+        self.source_embedding = self.target_embedding = None
+        widths = list(radial_widths)
+        if elements:
+            self.source_embedding, self.target_embedding = element_embeddings(elements, widths[-1])
+            widths[0] += 2 * widths[-1]
+        self.rad_func = RadialNetwork((*widths, (max_degree + 1) * channels))
+        factors = [rescale(degree, max_order) for degree in range(max_degree + 1)]
+        self.register_buffer("made_up", torch.tensor(factors, dtype=torch.float64), persistent=False)
+
+    def forward(self, edges: Edges, atoms: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "atoms components channels"]:
+        """Of the edges; `atoms` is any feature of the atoms, for their number and dtype."""
+        return over_receivers(self._take_in, atoms, edges, components(self.max_degree) * self.channels)
+
+    def _take_in(self, _: Tensor, edges: Edges) -> Float[Tensor, "receivers components channels"]:
+        radial = self.rad_func(edges, self.source_embedding, self.target_embedding)
+        factors = self.made_up.to(radial.dtype)[:, None]
+        if edges.envelope is not None:
+            factors = factors * edges.envelope[:, :, None]
+
+        def collect(radial: Tensor, factors: Tensor, rotation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            weights = F.linear(radial, weight, bias).unflatten(1, (self.max_degree + 1, self.channels)) * factors
+            return edges.sum_receivers(rotation[:, : self.max_degree + 1].mT @ weights) / self.average
+
+        return recomputed(collect, radial, factors, edges.rotation, *self.rad_func.last())

@@ -1,0 +1,126 @@
+"""Functions that keep nothing for the backward pass but their inputs, and run in pieces that stay in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+# Numbers per piece: 1 MiB in float32. Fresh pages for larger tensors cost more than the arithmetic on them.
+PIECE = 2**18
+
+
+Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
+
+
+def recomputed(function: Callable[..., Result], *tensors: Tensor) -> Result:
+    """``function(*tensors)``, its intermediates computed again in the backward pass, for derivatives of any order.
+
+    Derivatives are kept in the same way: what a second derivative needs of the first are again only its inputs.
+    Under torch.compile, which decides by itself what to keep, and the transforms of torch.func, this is the plain call.
+    """
+    if _plain(tensors):
+        return function(*tensors)
+    return _Recomputed.apply(_Plan(function, (False,) * len(tensors), None, None), *tensors)  # pyright: ignore[reportReturnType]
+
+
+def in_pieces(
+    function: Callable[..., Result], split: tuple[Tensor, ...], shared: tuple[Tensor, ...], width: int, least: int = 1
+) -> Result:
+    """``function(*split, *shared)`` like :func:`recomputed`, in pieces of the rows of `split`.
+
+    The function must act on each row alone; it makes `width` numbers per row on the way. Pieces have at least `least`
+    rows.
+    """
+    if _plain((*split, *shared)):
+        return function(*split, *shared)
+    flags = (True,) * len(split) + (False,) * len(shared)
+    plan = _Plan(function, flags, None, max(PIECE // max(width, 1), least))
+    return _Recomputed.apply(plan, *split, *shared)  # pyright: ignore[reportReturnType]
+
+
+def _plain(tensors: Sequence[Tensor]) -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A function of tensors; which of them are split by rows, in pieces of `size`, and which of its results belong to
+    rows (all if None) and are joined, while others are summed. Without `size` there is one piece."""
+
+    function: Callable[..., Any]
+    split: tuple[bool, ...]
+    joined: tuple[bool, ...] | None
+    size: int | None
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """All results, piece by piece."""
+        rows = next((t.shape[0] for t, split in zip(tensors, self.split, strict=True) if split), 0)
+        if self.size is None or rows <= self.size:
+            return self.function(*tensors)
+        pieces = [
+            t.split(self.size) if split else (t,) * -(-rows // self.size)
+            for t, split in zip(tensors, self.split, strict=True)
+        ]
+        results: list[Tensor] = []
+        for i, piece in enumerate(zip(*pieces, strict=True)):
+            for k, part in enumerate(_tuple(self.function(*piece))):
+                joined = self.joined is None or self.joined[k]
+                if i == 0:
+                    results.append(part.new_empty((rows, *part.shape[1:])) if joined else torch.zeros_like(part))
+                if joined:
+                    results[k][i * self.size : i * self.size + part.shape[0]] = part
+                else:
+                    results[k] += part
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def derivative(self, wanted: tuple[bool, ...], results: int) -> _Plan:
+        """The plan that finds the gradients of the wanted tensors from all tensors and the gradients of the results."""
+
+        def gradients(*given: Tensor) -> tuple[Tensor, ...]:
+            tensors, slopes = given[: len(self.split)], given[len(self.split) :]
+            further = torch.is_grad_enabled()
+            with torch.enable_grad():
+                inputs = [
+                    t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_(want)
+                    for t, want in zip(tensors, wanted, strict=True)
+                ]
+                results = _tuple(self.function(*inputs))
+                chosen = [t for t, want in zip(inputs, wanted, strict=True) if want]
+                pairs = [(r, s) for r, s in zip(results, slopes, strict=True) if r.requires_grad]
+                return torch.autograd.grad(
+                    [r for r, _ in pairs],
+                    chosen,
+                    [s for _, s in pairs],
+                    create_graph=further,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+
+        joined = tuple(split for split, want in zip(self.split, wanted, strict=True) if want)
+        return _Plan(gradients, self.split + (self.joined or (True,) * results), joined, self.size)
+
+
+def _tuple(results: Any) -> tuple[Tensor, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, plan: _Plan, *tensors: Tensor) -> Any:
+        ctx.plan = plan
+        ctx.save_for_backward(*tensors)
+        return plan.run(tensors)
+
+    @staticmethod
+    def backward(ctx, *slopes: Tensor):
+        wanted = ctx.needs_input_grad[1:]
+        plan, given = ctx.plan.derivative(wanted, len(slopes)), (*ctx.saved_tensors, *slopes)
+        if torch.is_grad_enabled():
+            found = iter(_tuple(_Recomputed.apply(plan, *given)))
+        else:
+            found = iter(_tuple(plan.run(given)))
+        return None, *(next(found) if want else None for want in wanted)

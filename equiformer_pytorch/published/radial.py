@@ -1,0 +1,98 @@
+"""Functions of the length of an edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equiformer_pytorch.layers.constants import ExactConstants
+from equiformer_pytorch.published.edges import Edges
+
+
+class GaussianSmearing(ExactConstants):
+    r"""Gaussians :math:`\exp(-(d-\mu_k)^2 / 2\sigma^2)` with centres equally spaced on [0, `cutoff`] and σ twice their
+    spacing (EquiformerV2, appendix D)."""
+
+    centres: Tensor
+
+    def __init__(self, cutoff: float, count: int) -> None:
+        super().__init__()
+        if count < 2:
+            raise ValueError(f"the radial basis needs at least two Gaussians, got {count}")
+        self.count = count
+        self.register_buffer("centres", torch.linspace(0, cutoff, count, dtype=torch.float64), persistent=False)
+        self.width = 2 * cutoff / (count - 1)
+
+    def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges basis"]:
+        return (-0.5 * ((distance[:, None] - self.centres.to(distance.dtype)) / self.width).square()).exp()
+
+
+class Envelope(nn.Module):
+    r"""The polynomial :math:`1 - \tfrac{(p+1)(p+2)}{2} u^p + p(p+2) u^{p+1} - \tfrac{p(p+1)}{2} u^{p+2}` of
+    u = d / `cutoff`, p = 5; zero beyond, with two continuous derivatives (Gasteiger et al. 2020, equation 8)."""
+
+    exponent = 5
+
+    def __init__(self, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+
+    def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges 1"]:
+        p, u = self.exponent, (distance / self.cutoff)[:, None]
+        value = 1 - u**p * ((p + 1) * (p + 2) / 2 - p * (p + 2) * u + p * (p + 1) / 2 * u * u)
+        return torch.where(u < 1, value, torch.zeros_like(u))
+
+
+class RadialNetwork(nn.Module):
+    """Linear maps with layer norms and SiLU between them, of the radial basis and embeddings of the two elements.
+
+    The first map is split: its share of an element is computed per atom, not per edge. The last one, which makes many
+    numbers of few, is left to :meth:`last`, so that those who use them need not keep them.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_linear(widths[0], widths[1])]
+        for i in range(1, len(widths) - 1):
+            layers += [nn.LayerNorm(widths[i]), nn.SiLU(), _linear(widths[i], widths[i + 1])]
+        self.net = nn.Sequential(*layers)
+
+    def forward(
+        self, edges: Edges, sender: nn.Embedding | None, receiver: nn.Embedding | None
+    ) -> Float[Tensor, "edges hidden"]:
+        """What goes into the last map."""
+        weight, bias = self.net[0].get_parameter("weight"), self.net[0].get_parameter("bias")
+        if sender is None or receiver is None:
+            x = F.linear(edges.basis, weight, bias)
+        else:
+            width = sender.embedding_dim
+            of_basis, of_sender, of_receiver = weight.split([edges.basis.shape[1], width, width], dim=1)
+            x = F.linear(edges.basis, of_basis, bias)
+            x = x + F.linear(sender(edges.numbers), of_sender).index_select(0, edges.senders)
+            x = x + F.linear(receiver(edges.numbers), of_receiver).index_select(0, edges.receiver_atoms)
+        for layer in list(self.net)[1:-1]:
+            x = layer(x)
+        return x
+
+    def last(self) -> tuple[Float[Tensor, "out hidden"], Float[Tensor, " out"]]:
+        """Weight and bias of the last map."""
+        return self.net[-1].get_parameter("weight"), self.net[-1].get_parameter("bias")
+
+
+def _linear(channels_in: int, channels_out: int) -> nn.Linear:
+    made = nn.Linear(channels_in, channels_out)
+    nn.init.uniform_(made.weight, -(channels_in**-0.5), channels_in**-0.5)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+def element_embeddings(elements: int, width: int) -> tuple[nn.Embedding, nn.Embedding]:
+    """For the sender and the receiver of an edge, nearly zero at the start."""
+    sender, receiver = nn.Embedding(elements, width), nn.Embedding(elements, width)
+    nn.init.uniform_(sender.weight, -0.001, 0.001)
+    nn.init.uniform_(receiver.weight, -0.001, 0.001)
+    return sender, receiver

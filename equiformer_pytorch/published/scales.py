@@ -1,0 +1,60 @@
+"""From what a network gives to physical units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# Names of normalisers in older files.
+OLD_NAMES = {"target": "energy", "grad_target": "forces"}
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Per output (mean, deviation), and the energy of each element: y ↦ y · deviation + mean, + Σ energies of atoms."""
+
+    normalizers: dict[str, tuple[float, float]] = field(default_factory=dict)
+    element_energies: Float[Tensor, " elements"] | None = None
+
+    @classmethod
+    def from_checkpoint(cls, contents: Mapping[str, Any]) -> Scales:
+        """From ``normalizers`` and ``elementrefs``, where the file has them.
+
+        Raises:
+            ValueError: if a normaliser is not a pair of numbers.
+        """
+        normalizers = {}
+        for name, state in (contents.get("normalizers") or {}).items():
+            mean = state.get("mean", 0.0)
+            deviation = state.get("rmsd", state.get("std", state.get("stdev", 1.0)))
+            if any(torch.as_tensor(number).numel() != 1 for number in (mean, deviation)):
+                raise ValueError(f"normalizers[{name!r}] must have one mean and one rmsd, got {mean} and {deviation}")
+            normalizers[OLD_NAMES.get(name, name)] = (float(mean), float(deviation))
+        references = (contents.get("elementrefs") or {}).get("energy")
+        if references is None:
+            return cls(normalizers)
+        return cls(normalizers, torch.as_tensor(references["element_references"]).flatten())
+
+    def apply(
+        self, outputs: Mapping[str, Tensor], atomic_numbers: Int[Tensor, " atoms"], batch: Int[Tensor, " atoms"]
+    ) -> dict[str, Tensor]:
+        """The outputs in the units of the data."""
+        scaled = {}
+        for name, value in outputs.items():
+            mean, deviation = self.normalizers.get(name, (0.0, 1.0))
+            scaled[name] = value * deviation + mean
+        if self.element_energies is not None:
+            energy = scaled["energy"]
+            if int(atomic_numbers.max()) >= self.element_energies.shape[0]:
+                raise ValueError(
+                    f"atomic_numbers must lie below {self.element_energies.shape[0]}: the checkpoint has no reference"
+                    " energy for others"
+                )
+            of_atoms = self.element_energies.to(energy)[atomic_numbers]
+            scaled["energy"] = energy.index_add(0, batch, of_atoms)
+        return scaled

@@ -34,7 +34,7 @@ OURS = {
     "warmup": 20,  # thousandths of the budget
     "ema": 0.99,
     "clip": 10.0,
-    "energy_weight": 2.0,
+    "energy_weight": 4.0,
     "forces_weight": 1.0,
 }
 MACE = {"batch_size": 5, "epochs": 40}

@@ -1,4 +1,4 @@
-"""`EquiformerCalculator`: a potential as an ASE calculator."""
+"""`EquiformerCalculator`: a potential or a published model as an ASE calculator."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equiformer_pytorch.atoms.neighbours import radius_graph
 from equiformer_pytorch.atoms.potential import EquiformerPotential
+from equiformer_pytorch.published.model import PublishedModel
 
 try:
     from ase import Atoms
@@ -28,28 +29,30 @@ class EquiformerCalculator(Calculator):
     the species or the periodicity changed. The numbers are the same: whatever is beyond the cutoff weighs nothing.
 
     Args:
-        potential: an :class:`EquiformerPotential`, or what :meth:`EquiformerPotential.from_checkpoint` takes.
-        skin: in Å; 0 finds neighbours at every step. Potentials with `max_neighbors` always do.
+        potential: an :class:`EquiformerPotential`, or what :meth:`EquiformerPotential.from_checkpoint` takes; or an
+            :class:`EquiformerV2` or :class:`EquiformerV3`.
+        skin: in Å; 0 finds neighbours at every step. Models with a largest number of neighbours always do.
         device: where to compute.
         dtype: of positions and weights; None keeps that of the weights. float64 for dynamics that conserve energy.
     """
 
     def __init__(
         self,
-        potential: EquiformerPotential | str | os.PathLike[str] | Mapping[str, Any],
+        potential: EquiformerPotential | PublishedModel | str | os.PathLike[str] | Mapping[str, Any],
         *,
         skin: float = 0.5,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(potential, EquiformerPotential):
+        if not isinstance(potential, EquiformerPotential | PublishedModel):
             potential = EquiformerPotential.from_checkpoint(potential)
         if skin < 0:
             raise ValueError(f"skin must be at least 0, got {skin}")
         self.potential = potential.to(device=device, dtype=dtype).eval()
         self.skin = 0.0 if potential.max_neighbors is not None else float(skin)
-        self.implemented_properties = ["energy", "free_energy", "forces", "stress", *potential.targets]
+        self.targets = dict(potential.targets) if isinstance(potential, EquiformerPotential) else {}
+        self.implemented_properties = ["energy", "free_energy", "forces", "stress", *self.targets]
         self.searches = 0
         self._kept: tuple[Atoms, Tensor, Tensor] | None = None
 
@@ -64,29 +67,35 @@ class EquiformerCalculator(Calculator):
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise ValueError("atoms is missing: there is nothing to calculate")
-        network = self.potential.network
-        edge_index, cell_offsets = self._neighbours(atoms)
-        periodic = bool(atoms.pbc.any())
         with torch.no_grad():
-            out = self.potential(
-                torch.as_tensor(atoms.numbers, dtype=torch.long, device=network.device),
-                torch.as_tensor(atoms.positions, dtype=network.dtype, device=network.device),
-                cell=torch.as_tensor(atoms.cell.array, device=network.device)[None] if periodic else None,
-                edge_index=edge_index,
-                cell_offsets=cell_offsets if periodic else None,
-                forces="forces" in properties or "stress" in properties,
-                stress=periodic and atoms.cell.rank == 3 and "stress" in properties,
-            )
-        results: dict[str, Any] = {name: tensor.double().cpu().numpy() for name, tensor in out.items()}
+            if isinstance(self.potential, EquiformerPotential):
+                out = self._evaluate(self.potential, atoms, properties)
+            else:
+                out = self.potential.predict(atoms)
+        results: dict[str, Any] = {name: tensor.detach().double().cpu().numpy() for name, tensor in out.items()}
         results["energy"] = results["free_energy"] = float(results["energy"][0])
         if "stress" in results:
-            results["stress"] = full_3x3_to_voigt_6_stress(results["stress"][0])
-        for name, target in self.potential.targets.items():
+            results["stress"] = full_3x3_to_voigt_6_stress(results["stress"].reshape(3, 3))
+        for name, target in self.targets.items():
             if target.per == "structure":
                 results[name] = results[name][0]
         self.results = results
 
-    def _neighbours(self, atoms: Atoms) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, potential: EquiformerPotential, atoms: Atoms, properties: Sequence[str]) -> dict[str, Tensor]:
+        """With neighbours that are kept."""
+        network, periodic = potential.network, bool(atoms.pbc.any())
+        edge_index, cell_offsets = self._neighbours(potential, atoms)
+        return potential(
+            torch.as_tensor(atoms.numbers, dtype=torch.long, device=network.device),
+            torch.as_tensor(atoms.positions, dtype=network.dtype, device=network.device),
+            cell=torch.as_tensor(atoms.cell.array, device=network.device)[None] if periodic else None,
+            edge_index=edge_index,
+            cell_offsets=cell_offsets if periodic else None,
+            forces="forces" in properties or "stress" in properties,
+            stress=periodic and atoms.cell.rank == 3 and "stress" in properties,
+        )
+
+    def _neighbours(self, potential: EquiformerPotential, atoms: Atoms) -> tuple[Tensor, Tensor]:
         """Within cutoff + skin; those of before, where they still hold all that are within the cutoff."""
         if self._kept is not None:
             before, edge_index, cell_offsets = self._kept
@@ -99,13 +108,13 @@ class EquiformerCalculator(Calculator):
                 moved = np.linalg.norm(atoms.positions - before.positions, axis=1)
                 if moved.max(initial=0.0) < self.skin / 2:
                     return edge_index, cell_offsets
-        device = self.potential.network.device
+        device = potential.network.device
         edge_index, cell_offsets = radius_graph(
             torch.as_tensor(atoms.positions),
-            self.potential.cutoff + self.skin,
+            potential.cutoff + self.skin,
             cell=torch.as_tensor(atoms.cell.array)[None],
             pbc=torch.as_tensor(atoms.pbc)[None],
-            max_neighbors=self.potential.max_neighbors,
+            max_neighbors=potential.max_neighbors,
         )
         self.searches += 1
         self._kept = (atoms.copy(), edge_index.to(device), cell_offsets.to(device))

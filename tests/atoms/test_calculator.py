@@ -10,6 +10,7 @@ from ase.calculators.fd import calculate_numerical_forces  # noqa: E402
 from ase.md.verlet import VelocityVerlet  # noqa: E402
 from ase.optimize import BFGS  # noqa: E402
 
+from equiformer_pytorch import EquiformerV3  # noqa: E402
 from equiformer_pytorch.atoms import EquiformerCalculator, Target  # noqa: E402
 from tests.atoms.potentials import crystal, molecule, potential  # noqa: E402
 
@@ -91,6 +92,37 @@ def test_from_a_file_and_in_another_precision(tmp_path):
     single = EquiformerCalculator(tmp_path / "potential.pt", dtype=torch.float32).get_potential_energy(atoms)
     assert single == pytest.approx(expected, rel=1e-4)
     assert single != expected
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "gradient"])
+def test_published_models(direct):
+    torch.manual_seed(0)
+    model = EquiformerV3(
+        num_layers=1,
+        num_channels=8,
+        attn_hidden_channels=4,
+        num_heads=2,
+        attn_alpha_channels=4,
+        attn_value_channels=4,
+        ffn_hidden_channels=8,
+        edge_channels=8,
+        num_radial_basis=8,
+        lmax=2,
+        attn_grid_resolution_list=[8, 8],
+        ffn_grid_resolution_list=[8, 8],
+        max_radius=3.0,
+        direct_prediction=direct,
+        regress_stress=True,
+    ).double()
+    for structure in (molecule(5), crystal()):
+        atoms = as_atoms(structure)
+        atoms.calc = EquiformerCalculator(model)
+        expected = model.predict(atoms)
+        assert atoms.get_potential_energy() == pytest.approx(expected["energy"].item(), rel=1e-12)
+        assert np.allclose(atoms.get_forces(), expected["forces"].detach().numpy(), rtol=0, atol=1e-12)
+        if "cell" in structure:
+            stress = expected["stress"].detach().numpy().reshape(3, 3)
+            assert np.allclose(atoms.get_stress(voigt=False), (stress + stress.T) / 2, rtol=0, atol=1e-12)
 
 
 def test_relaxation_and_dynamics():

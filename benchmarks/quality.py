@@ -33,8 +33,8 @@ MODEL = DENOISE | {"num_neighbors": 12}
 ATTENTION = {"l2": {"l2_dist_attention": True}, "mlp": {"l2_dist_attention": False}}
 FRESH = ROOT / "data" / "fresh_chains.pkl"
 
-Run = dict[str, float]
-"""The last evaluation of one training run."""
+Run = dict[str, Any]
+"""What was trained (attention, side, lr, seed, steps) and what came of it (seconds, validation, held_out)."""
 
 
 def fresh_chains() -> list[Any]:
@@ -60,41 +60,64 @@ def crops(path: Path, train: int, measured: int) -> None:
     torch.save(drawn, path)
 
 
-def learn(side: Path, job: dict[str, Any]) -> Run:
-    """One process of :mod:`benchmarks.learner`."""
-    return process.run("benchmarks.learner", side, job)[-1]
+class Results:
+    """A JSON file of finished runs, written after each; a run that it holds is not made again."""
 
+    def __init__(self, path: Path, about: dict[str, Any], resume: bool) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {"about": about, "runs": [], "compared": {}}
+        if resume:
+            self.content = json.loads(path.read_text())
+            if self.content["about"] != about:
+                raise SystemExit(f"{path} is of other versions, settings or machines: {self.content['about']}")
 
-def best(runs: dict[float, list[Run]]) -> float:
-    """The learning rate with the lowest mean loss on the validation chains."""
-    return min(runs, key=lambda lr: mean(run["validation"] for run in runs[lr]))
-
-
-def compare(job: dict[str, Any], rates: Sequence[float], seeds: int, sides: dict[str, Path]) -> dict[str, Any]:
-    """All rates, seeds and sides; then this package for as long as the other takes."""
-    runs: dict[str, dict[float, list[Run]]] = {side: {lr: [] for lr in rates} for side in sides}
-
-    def train(side: str, lr: float, seed: int, steps: int) -> Run:
-        run = learn(sides[side], job | {"lr": lr, "seed": seed, "steps": steps})
-        losses = f"validation {run['validation']:.4f}, held out {run['held_out']:.4f}"
-        print(f"{side}, lr {lr:g}, seed {seed}, {steps} steps: {losses}, {run['seconds']:.0f} s", flush=True)
+    def run(self, side: Path, crops_file: Path, what: Run) -> Run:
+        """One process of :mod:`benchmarks.learner`."""
+        for run in self.content["runs"]:
+            if what.items() <= run.items():
+                return run
+        job = {"data": str(crops_file), "model": MODEL | ATTENTION[what["attention"]]} | what
+        run = what | process.run("benchmarks.learner", side, job)[-1]
+        print(", ".join(f"{k} {round(v, 4) if isinstance(v, float) else v}" for k, v in run.items()), flush=True)
+        self.content["runs"].append(run)
+        self.write()
         return run
 
-    for seed in range(seeds):
-        for lr in rates:
+    def write(self) -> None:
+        """Write the file."""
+        self.path.write_text(json.dumps(self.content, indent=1))
+
+
+def best(runs: Sequence[Run]) -> float:
+    """The learning rate with the lowest mean loss on the validation chains."""
+    rates = {run["lr"] for run in runs}
+    return min(rates, key=lambda lr: mean(run["validation"] for run in runs if run["lr"] == lr))
+
+
+def compare(
+    results: Results, crops_file: Path, sides: dict[str, Path], attention: str, args: argparse.Namespace
+) -> dict[str, Any]:
+    """All rates, seeds and sides; then this package for as long as the other takes."""
+
+    def run(side: str, lr: float, seed: int, steps: int) -> Run:
+        what = {"attention": attention, "side": side, "lr": lr, "seed": seed, "steps": steps}
+        return results.run(sides[side], crops_file, what)
+
+    runs: dict[str, list[Run]] = {side: [] for side in sides}
+    for seed in range(args.seeds):
+        for lr in args.rates:
             for side in sides:
-                runs[side][lr].append(train(side, lr, seed, job["steps"]))
+                runs[side].append(run(side, lr, seed, args.steps))
     rate = {side: best(runs[side]) for side in sides}
-    result: dict[str, Any] = {"model": job["model"], "steps": job["steps"], "runs": runs, "rate": rate}
-    result["at_equal_steps"] = {side: [run["held_out"] for run in runs[side][rate[side]]] for side in sides}
+    losses = {side: [run["held_out"] for run in runs[side] if run["lr"] == rate[side]] for side in sides}
+    compared: dict[str, Any] = {"rate": rate, "equal_steps": losses}
     if "peer" in sides:
-        pairs = [zip(runs["ours"][lr], runs["peer"][lr], strict=True) for lr in rates]
-        result["faster"] = median(peer["seconds"] / ours["seconds"] for pair in pairs for ours, peer in pair)
-        steps = round(job["steps"] * result["faster"])
-        result["longer"] = [train("ours", rate["ours"], seed, steps) for seed in range(seeds)]
-        longer = [run["held_out"] for run in result["longer"]]
-        result["at_equal_time"] = {"ours": longer, "peer": result["at_equal_steps"]["peer"]}
-    return result
+        pairs = zip(runs["ours"], runs["peer"], strict=True)
+        compared["faster"] = median(peer["seconds"] / ours["seconds"] for ours, peer in pairs)
+        steps = round(args.steps * compared["faster"])
+        longer = [run("ours", rate["ours"], seed, steps)["held_out"] for seed in range(args.seeds)]
+        compared["equal_time"] = {"ours": longer, "peer": losses["peer"]}
+    return compared
 
 
 def cell(values: Sequence[float]) -> str:
@@ -102,20 +125,17 @@ def cell(values: Sequence[float]) -> str:
     return f"{mean(values):.3f} ({min(values):.3f} – {max(values):.3f})"
 
 
-def report(attention: str, result: dict[str, Any]) -> None:
+def report(attention: str, compared: dict[str, Any]) -> None:
     """A table, as Markdown."""
     print(f"\n| held-out loss, {attention} | ours | peer | ratio | wanted |\n|---|---|---|---|---|")
-    for name, key, wanted in (
-        (f"at {result['steps']} steps", "at_equal_steps", 0.95),
-        ("at equal time", "at_equal_time", 0.85),
-    ):
-        losses = result.get(key, {})
+    for name, wanted in (("equal_steps", 0.95), ("equal_time", 0.85)):
+        losses = compared.get(name, {})
         if "peer" in losses:
             ratio = mean(losses["ours"]) / mean(losses["peer"])
             print(f"| {name} | {cell(losses['ours'])} | {cell(losses['peer'])} | {ratio:.3f} | ≤ {wanted} |")
         elif losses:
             print(f"| {name} | {cell(losses['ours'])} | – | – | ≤ {wanted} |")
-    print(flush=True)
+    print(f"rates {compared['rate']}, ours is {compared.get('faster', float('nan')):.2f} times faster\n", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--peer", type=Path, help="folder with the published package; without it only ours learns")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="where the JSON goes")
+    parser.add_argument("--resume", action="store_true", help="keep the runs that the JSON holds")
     parser.add_argument("--attention", nargs="+", choices=ATTENTION, default=list(ATTENTION), help="which to compare")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3], help="learning rates to try")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
@@ -138,20 +159,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     versions = {"ours": equiformer_pytorch.__version__}
     if args.peer:
         versions["peer"] = next(iter(distributions(name="equiformer-pytorch", path=[str(args.peer)]))).version
-    about = machine() | {"seed": ", ".join(map(str, range(args.seeds))), "versions": versions}
+    where = {key: value for key, value in machine().items() if key != "seed"}  # every run has its own
+    about = where | {"versions": versions, "model": json.loads(json.dumps(MODEL))}
 
     args.out.mkdir(parents=True, exist_ok=True)
-    out = args.out / "quality.json"
-    results = json.loads(out.read_text()) if out.exists() else {}  # of the other attention, if measured before
+    results = Results(args.out / "quality.json", about, args.resume)
     with tempfile.TemporaryDirectory() as folder:
         crops_file = Path(folder) / "crops.pt"
         crops(crops_file, *((4, 2) if args.smoke else (1000, 24)))
         for attention in args.attention:
-            job = {"data": str(crops_file), "model": MODEL | ATTENTION[attention], "steps": args.steps}
-            result = compare(job, args.rates, args.seeds, sides)
-            report(attention, result)
-            results[attention] = {"machine": about} | result
-            out.write_text(json.dumps(results, indent=1))
+            compared = compare(results, crops_file, sides, attention, args)
+            report(attention, compared)
+            results.content["compared"][attention] = compared
+            results.write()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Each side takes the learning rate with the lowest mean loss over the seeds on the chains that `denoise.py` validates and
 tests on. Reported is the denoising loss on chains that served no other purpose (``data/fresh_chains.pkl``): at equal
-steps, and at equal time, where this package trains for as many more steps as it is faster. One thread; the sides
-alternate. DIR is made as ``benchmarks.compare`` says.
+steps, and at equal time, where this package trains for as many times more steps as it is faster, rounded down. One
+thread; the sides alternate. DIR is made as ``benchmarks.compare`` says.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def compare(
     if "peer" in sides:
         pairs = zip(runs["ours"], runs["peer"], strict=True)
         compared["faster"] = median(peer["seconds"] / ours["seconds"] for ours, peer in pairs)
-        steps = round(args.steps * compared["faster"])
+        steps = args.steps * int(compared["faster"])
         longer = [run("ours", rate["ours"], seed, steps)["held_out"] for seed in range(args.seeds)]
         compared["equal_time"] = {"ours": longer, "peer": losses["peer"]}
     return compared
@@ -135,7 +135,7 @@ def report(attention: str, compared: dict[str, Any]) -> None:
             print(f"| {name} | {cell(losses['ours'])} | {cell(losses['peer'])} | {ratio:.3f} | ≤ {wanted} |")
         elif losses:
             print(f"| {name} | {cell(losses['ours'])} | – | – | ≤ {wanted} |")
-    print(f"rates {compared['rate']}, ours is {compared.get('faster', float('nan')):.2f} times faster\n", flush=True)
+    print({name: compared[name] for name in ("rate", "faster") if name in compared}, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """One side learns to denoise backbones: ``python -m benchmarks.learner PATH JOB``; the job names a file of crops.
 
-PATH is put first on the module path, as in :mod:`benchmarks.worker`. Prints one line of JSON per evaluation.
+PATH is put first on the module path, as in :mod:`benchmarks.worker`. Prints one line of JSON: seconds, losses.
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ def error(model: torch.nn.Module, tokens: Tensor, coords: Tensor, mask: Tensor, 
     return (predicted + noise)[mask].square().mean()
 
 
+def measure(model: torch.nn.Module, crops: dict[str, Tensor]) -> float:
+    """Mean error over crops that bring their noise."""
+    parts = zip(*(crops[key] for key in ("tokens", "coords", "mask", "noise")), strict=True)
+    with torch.no_grad():
+        return float(torch.stack([error(model, *(t[None] for t in part)) for part in parts]).mean())
+
+
 def learn(job: dict[str, Any]) -> None:
-    """Train with Adam and clipping on one crop per step, the same crops and noise for every side."""
+    """Train with Adam and clipping on one crop per step, the same crops and noise for every side; then measure."""
     from equiformer_pytorch import Equiformer
 
     torch.set_num_threads(1)
@@ -30,11 +37,11 @@ def learn(job: dict[str, Any]) -> None:
     model = Equiformer(**{k: tuple(v) if isinstance(v, list) else v for k, v in job["model"].items()})
     optimizer = torch.optim.Adam(model.parameters(), lr=job["lr"])
     generator = torch.Generator().manual_seed(1000 + job["seed"])
-    train, held_out = data["train"], data["held_out"]
+    train = data["train"]
     count = train["tokens"].shape[0]
 
     seconds = 0.0
-    for step in range(1, job["steps"] + 1):
+    for _ in range(job["steps"]):
         start = time.perf_counter()
         pick = torch.randint(count, (1,), generator=generator)
         noise = torch.randn(1, *train["coords"].shape[1:], generator=generator)
@@ -43,13 +50,9 @@ def learn(job: dict[str, Any]) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         seconds += time.perf_counter() - start
-        if step % job["every"] == 0 or step == job["steps"]:
-            model.eval()
-            with torch.no_grad():
-                parts = zip(*(held_out[key] for key in ("tokens", "coords", "mask", "noise")), strict=True)
-                losses = [error(model, *(t[None] for t in part)) for part in parts]
-            model.train()
-            print(json.dumps({"step": step, "seconds": seconds, "loss": float(torch.stack(losses).mean())}), flush=True)
+    model.eval()
+    losses = {name: measure(model, data[name]) for name in ("validation", "held_out")}
+    print(json.dumps({"seconds": seconds} | losses))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,27 @@
 """Learning: ``python -m benchmarks.quality --peer DIR`` trains both sides on real backbones with the same constructor.
 
-Each side takes its best learning rate (the one with the lowest mean loss over the seeds). Reported are the held-out
-denoising loss at equal steps, and at equal time: that of this package when it has trained as long as the published
-package took. One thread; the sides alternate. DIR is made as ``benchmarks.compare`` says.
+Each side takes the learning rate with the lowest mean loss over the seeds on the chains that `denoise.py` validates and
+tests on. Reported is the denoising loss on chains that served no other purpose (``data/fresh_chains.pkl``): at equal
+steps, and at equal time, where this package trains for as many times more steps as it is faster, rounded down. One
+thread; the sides alternate. DIR is made as ``benchmarks.compare`` says.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from importlib.metadata import distributions
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import torch
 
+import equiformer_pytorch
 from benchmarks import process
 from benchmarks.cases import DENOISE
 from benchmarks.compare import machine
@@ -24,10 +30,21 @@ from examples.denoising import data
 from examples.denoising.settings import SHIPPED
 
 MODEL = DENOISE | {"num_neighbors": 12}
+ATTENTION = {"l2": {"l2_dist_attention": True}, "mlp": {"l2_dist_attention": False}}
+FRESH = ROOT / "data" / "fresh_chains.pkl"
+
+Run = dict[str, Any]
+"""What was trained (attention, side, lr, seed, steps) and what came of it (seconds, validation, held_out)."""
 
 
-def crops(path: Path, train: int, held_out: int) -> None:
-    """Write crops of 64 residues of the shipped chains: many to train on, and some of other chains with their noise."""
+def fresh_chains() -> list[Any]:
+    """The chains on which nothing was chosen."""
+    with redirect_stdout(io.StringIO()):  # sidechainnet prints where it loaded from
+        return data.sidechainnet.load(local_scn_path=str(FRESH)).get_protein_list_by_split_name("test")
+
+
+def crops(path: Path, train: int, measured: int) -> None:
+    """Write crops of 64 residues: many to train on; some of other chains with noise, to choose by and to report."""
     splits = data.load_file(SHIPPED)
     generator = torch.Generator().manual_seed(0)
 
@@ -35,26 +52,90 @@ def crops(path: Path, train: int, held_out: int) -> None:
         samples = [data.draw_crop(proteins[i % len(proteins)], generator, 64, 1.0) for i in range(count)]
         return {key: torch.stack([s[key] for s in samples]) for key in ("tokens", "coords", "mask", "noise")}
 
-    torch.save({"train": draw(splits.train, train), "held_out": draw(splits.valid + splits.test, held_out)}, path)
+    drawn = {
+        "train": draw(splits.train, train),
+        "validation": draw(splits.valid + splits.test, measured),
+        "held_out": draw(fresh_chains(), measured),
+    }
+    torch.save(drawn, path)
 
 
-def learn(side: Path, crops_file: Path, lr: float, seed: int, steps: int, every: int) -> list[dict[str, float]]:
-    """One process of :mod:`benchmarks.learner`: the learning curve."""
-    job = {"data": str(crops_file), "model": MODEL, "lr": lr, "seed": seed, "steps": steps, "every": every}
-    return process.run("benchmarks.learner", side, job)
+class Results:
+    """A JSON file of finished runs, written after each; a run that it holds is not made again."""
+
+    def __init__(self, path: Path, about: dict[str, Any], resume: bool) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {"about": about, "runs": [], "compared": {}}
+        if resume:
+            self.content = json.loads(path.read_text())
+            if self.content["about"] != about:
+                raise SystemExit(f"{path} is of other versions, settings or machines: {self.content['about']}")
+
+    def run(self, side: Path, crops_file: Path, what: Run) -> Run:
+        """One process of :mod:`benchmarks.learner`."""
+        for run in self.content["runs"]:
+            if what.items() <= run.items():
+                return run
+        job = {"data": str(crops_file), "model": MODEL | ATTENTION[what["attention"]]} | what
+        run = what | process.run("benchmarks.learner", side, job)[-1]
+        print(", ".join(f"{k} {round(v, 4) if isinstance(v, float) else v}" for k, v in run.items()), flush=True)
+        self.content["runs"].append(run)
+        self.write()
+        return run
+
+    def write(self) -> None:
+        """Write the file."""
+        self.path.write_text(json.dumps(self.content, indent=1))
 
 
-def best(curves: dict[float, list[list[dict[str, float]]]]) -> float:
-    """The learning rate with the lowest mean final loss."""
-    return min(curves, key=lambda lr: sum(curve[-1]["loss"] for curve in curves[lr]))
+def best(runs: Sequence[Run]) -> float:
+    """The learning rate with the lowest mean loss on the validation chains."""
+    rates = {run["lr"] for run in runs}
+    return min(rates, key=lambda lr: mean(run["validation"] for run in runs if run["lr"] == lr))
 
 
-def mean_loss(curves: list[list[dict[str, float]]], seconds: float) -> float:
-    """Mean over seeds of the loss at the last evaluation within so many seconds of training."""
-    within = [
-        [point["loss"] for point in curve if point["seconds"] <= seconds] or [curve[0]["loss"]] for curve in curves
-    ]
-    return sum(losses[-1] for losses in within) / len(within)
+def compare(
+    results: Results, crops_file: Path, sides: dict[str, Path], attention: str, args: argparse.Namespace
+) -> dict[str, Any]:
+    """All rates, seeds and sides; then this package for as long as the other takes."""
+
+    def run(side: str, lr: float, seed: int, steps: int) -> Run:
+        what = {"attention": attention, "side": side, "lr": lr, "seed": seed, "steps": steps}
+        return results.run(sides[side], crops_file, what)
+
+    runs: dict[str, list[Run]] = {side: [] for side in sides}
+    for seed in range(args.seeds):
+        for lr in args.rates:
+            for side in sides:
+                runs[side].append(run(side, lr, seed, args.steps))
+    rate = {side: best(runs[side]) for side in sides}
+    losses = {side: [run["held_out"] for run in runs[side] if run["lr"] == rate[side]] for side in sides}
+    compared: dict[str, Any] = {"rate": rate, "equal_steps": losses}
+    if "peer" in sides:
+        pairs = zip(runs["ours"], runs["peer"], strict=True)
+        compared["faster"] = median(peer["seconds"] / ours["seconds"] for ours, peer in pairs)
+        steps = args.steps * int(compared["faster"])
+        longer = [run("ours", rate["ours"], seed, steps)["held_out"] for seed in range(args.seeds)]
+        compared["equal_time"] = {"ours": longer, "peer": losses["peer"]}
+    return compared
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean and range."""
+    return f"{mean(values):.3f} ({min(values):.3f} – {max(values):.3f})"
+
+
+def report(attention: str, compared: dict[str, Any]) -> None:
+    """A table, as Markdown."""
+    print(f"\n| held-out loss, {attention} | ours | peer | ratio | wanted |\n|---|---|---|---|---|")
+    for name, wanted in (("equal_steps", 0.95), ("equal_time", 0.85)):
+        losses = compared.get(name, {})
+        if "peer" in losses:
+            ratio = mean(losses["ours"]) / mean(losses["peer"])
+            print(f"| {name} | {cell(losses['ours'])} | {cell(losses['peer'])} | {ratio:.3f} | ≤ {wanted} |")
+        elif losses:
+            print(f"| {name} | {cell(losses['ours'])} | – | – | ≤ {wanted} |")
+    print({name: compared[name] for name in ("rate", "faster") if name in compared}, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,52 +145,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--peer", type=Path, help="folder with the published package; without it only ours learns")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="where the JSON goes")
+    parser.add_argument("--resume", action="store_true", help="keep the runs that the JSON holds")
+    parser.add_argument("--attention", nargs="+", choices=ATTENTION, default=list(ATTENTION), help="which to compare")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3], help="learning rates to try")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
     parser.add_argument("--steps", type=int, default=300, help="steps at which the sides are compared")
-    parser.add_argument("--longer", type=int, default=4, help="ours also trains so many times longer, for equal time")
     parser.add_argument("--smoke", action="store_true", help="a few steps: does it run at all?")
     args = parser.parse_args(arguments)
-    every, held_out = 25, 24
     if args.smoke:
-        args.rates, args.seeds, args.steps, args.longer, every, held_out = [2e-3], 1, 4, 1, 2, 2
+        args.rates, args.seeds, args.steps = [2e-3], 1, 4
 
     sides = {"ours": ROOT} | ({"peer": args.peer} if args.peer else {})
-    curves: dict[str, dict[float, list]] = {side: {lr: [] for lr in args.rates} for side in sides}
+    versions = {"ours": equiformer_pytorch.__version__}
+    if args.peer:
+        versions["peer"] = next(iter(distributions(name="equiformer-pytorch", path=[str(args.peer)]))).version
+    where = {key: value for key, value in machine().items() if key != "seed"}  # every run has its own
+    about = where | {"versions": versions, "model": json.loads(json.dumps(MODEL))}
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = Results(args.out / "quality.json", about, args.resume)
     with tempfile.TemporaryDirectory() as folder:
         crops_file = Path(folder) / "crops.pt"
-        crops(crops_file, 4 if args.smoke else 1000, held_out)
-        for lr in args.rates:
-            for seed in range(args.seeds):
-                for side, path in sides.items():
-                    curve = learn(path, crops_file, lr, seed, args.steps, every)
-                    curves[side][lr].append(curve)
-                    print(f"{side} lr {lr:g} seed {seed}: loss {curve[-1]['loss']:.4f} in {curve[-1]['seconds']:.0f} s")
-        result: dict[str, Any] = {"machine": machine(), "model": MODEL, "steps": args.steps, "curves": curves}
-        rate = {side: best(curves[side]) for side in sides}
-        at_steps = {side: mean_loss(curves[side][rate[side]], float("inf")) for side in sides}
-        result |= {"best_rate": rate, "loss_at_equal_steps": at_steps}
-        if "peer" in sides:
-            budget = sum(curve[-1]["seconds"] for curve in curves["peer"][rate["peer"]]) / args.seeds
-            longer = [
-                learn(ROOT, crops_file, rate["ours"], seed, args.steps * args.longer, every)
-                for seed in range(args.seeds)
-            ]
-            at_time = {"ours": mean_loss(longer, budget), "peer": at_steps["peer"]}
-            result |= {"longer": longer, "seconds": budget, "loss_at_equal_time": at_time}
-
-    print("\n| held-out loss | ours | peer | ratio | wanted |\n|---|---|---|---|---|")
-    for name, losses, wanted in (
-        (f"at {args.steps} steps", at_steps, 0.95),
-        ("at equal time", result.get("loss_at_equal_time"), 0.85),
-    ):
-        if losses and "peer" in losses:
-            ratio = losses["ours"] / losses["peer"]
-            print(f"| {name} | {losses['ours']:.4f} | {losses['peer']:.4f} | {ratio:.3f} | ≤ {wanted} |")
-        elif losses:
-            print(f"| {name} | {losses['ours']:.4f} | – | – | ≤ {wanted} |")
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "quality.json").write_text(json.dumps(result, indent=1))
+        crops(crops_file, *((4, 2) if args.smoke else (1000, 24)))
+        for attention in args.attention:
+            compared = compare(results, crops_file, sides, attention, args)
+            report(attention, compared)
+            results.content["compared"][attention] = compared
+            results.write()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ import numpy as np
 import prody
 import requests
 import torch
+from Bio.Align import PairwiseAligner, substitution_matrices
 
+from benchmarks.quality import FRESH, fresh_chains
 from examples.denoising import data, evaluate, report
 from examples.denoising.model import BackboneDenoiser, chain_relations, variance_left
 from examples.denoising.settings import SHIPPED
@@ -60,6 +62,27 @@ def test_shipped_chains(splits: data.Splits) -> None:
         assert bonds.min() > 1.2
         assert bonds.max() < data.MAX_BOND
         assert chain.coords.mean(0).abs().max() < 1e-4
+
+
+def test_fresh_chains(splits: data.Splits) -> None:
+    """Whole, and no relatives of the shipped chains nor of each other: two random sequences score up to about 50."""
+    assert FRESH.stat().st_size < 700_000
+    fresh = fresh_chains()
+    assert len(fresh) == 12
+    for protein in fresh:
+        chain = data.read_backbone(protein)
+        assert chain.mask.all()
+        assert 60 <= len(protein) <= 250
+        assert chain.positions.diff().eq(1).all()
+    aligner = PairwiseAligner(
+        mode="local",
+        substitution_matrix=substitution_matrices.load("BLOSUM62"),
+        open_gap_score=-11,
+        extend_gap_score=-1,
+    )
+    for i, protein in enumerate(fresh):
+        for other in (*fresh[:i], *splits.train, *splits.valid, *splits.test):
+            assert aligner.score(protein.seq, other.seq) < 60, (protein.id, other.id)
 
 
 def test_missing_residues_are_no_bond(protein: data.SCNProtein) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.functional import huber_loss
 
 from equiformer_pytorch import EquiformerPotential
 from equiformer_pytorch.atoms import StructureDataset, collate_structures, load_structures
@@ -20,6 +21,7 @@ from examples.potential.settings import Settings
 from examples.runs import RunError, samples_needed
 
 SETUP_ERRORS = (data.DataError, RunError)
+ROBUST = {"delta": 0.1, "reduction": "none"}
 
 
 def load_data(settings: Settings) -> dict[str, StructureDataset]:
@@ -59,11 +61,15 @@ def make_model(settings: Settings, train_set: StructureDataset) -> EquiformerPot
 def loss(
     model: nn.Module, batch: dict[str, Tensor], *, scale: float, energy_weight: float, force_weight: float
 ) -> Tensor:
-    """Mean square errors of energies per atom and of force components, in units of the scale of the forces."""
+    """Huber errors of energies and of force components, in units of the scale of the forces, mean over structures.
+
+    Energies are those of a structure over the root of its number of atoms, which their errors grow with. Beyond
+    `ROBUST` the loss grows linearly: strained geometries have forces ten times the usual ones.
+    """
     out = evaluate.predict(model, batch)
     atoms = torch.bincount(batch["batch"])
-    energy = ((out["energy"] - batch["energy"]) / (scale * atoms)).square() * atoms
-    per_atom = ((out["forces"] - batch["forces"]) / scale).square().mean(1)
+    energy = huber_loss(out["energy"] / (scale * atoms**0.5), batch["energy"] / (scale * atoms**0.5), **ROBUST)
+    per_atom = huber_loss(out["forces"] / scale, batch["forces"] / scale, **ROBUST).mean(1)
     force = torch.zeros_like(energy).index_add(0, batch["batch"], per_atom.double()) / atoms
     return (energy_weight * energy + force_weight * force).mean()
 

@@ -1,7 +1,7 @@
 """How far EquiformerV2's sampled activations are from equivariant: ``python -m benchmarks.published_equivariance``.
 
-A molecule of 8 atoms, random weights as at the start of training, float64: the largest relative deviation of energies and
-forces over five random rotations, by the resolution of the grid. EquiformerV3's product activation for comparison.
+A molecule of 8 atoms, random weights as at the start of training, float64: the largest relative deviation of energies
+and forces over five random rotations, by the resolution of the grid. EquiformerV3's product activation for comparison.
 """
 
 from __future__ import annotations

@@ -236,6 +236,14 @@ def test_training_mode_drops(kind: str):
     loss_of(model(**inputs)).backward()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_casts_do_not_round_constants(kind: str):
+    model, wanted = build(kind), build(kind)
+    model.float().double().load_state_dict(wanted.state_dict())
+    for name, value in wanted(**molecule()).items():
+        assert torch.equal(model(**molecule())[name], value)
+
+
 def test_low_precision_weights():
     model, inputs = build("v3"), molecule()
     wanted = model(**inputs)["energy"]

@@ -15,5 +15,6 @@ class ExactConstants(nn.Module):
         exact = dict(self.named_buffers())
         super()._apply(fn, recurse)
         for name, moved in list(self.named_buffers()):
-            setattr(self, name, exact[name].to(moved.device))
+            owner, _, own_name = name.rpartition(".")
+            setattr(self.get_submodule(owner), own_name, exact[name].to(moved.device))
         return self

@@ -1,7 +1,7 @@
 """Trains an interatomic potential on energies and forces of GFN2-xTB, which are computed here.
 
     python -m examples.train_potential                    # many molecules; about fifteen minutes on two CPU cores
-    python -m examples.train_potential --data aspirin     # one molecule of 21 atoms
+    python -m examples.train_potential --data aspirin --lr 2e-3 --batch-size 5 --steps 2000    # one molecule
     python -m examples.train_potential --data FOLDER      # your own: train.xyz, valid.xyz, test.xyz (extxyz)
     python -m examples.train_potential --resume           # goes on with the latest run from its last checkpoint
     accelerate launch -m examples.train_potential         # one process per GPU

@@ -31,7 +31,16 @@ from examples.program import main
 
 ROOT = Path(train_potential.__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-SMALL = ["--dim", "4", "--num-degrees=2", "--depth=1", "--heads=1", "--batch-size=2", "--checkpoint-every=3"]
+SMALL = [
+    "--dim",
+    "4",
+    "--num-degrees=2",
+    "--depth=1",
+    "--heads=1",
+    "--batch-size=2",
+    "--checkpoint-every=3",
+    "--warmup=5",
+]
 
 
 def call(*arguments: object) -> int:

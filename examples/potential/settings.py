@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from examples.options import TrainingOptions, count, option, positive
+from examples.options import TrainingOptions, count, option, positive, whole
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Settings(TrainingOptions):
     energy_weight: float = option(1.0, "of the error of energies", positive)
     force_weight: float = option(10.0, "of the error of force components", positive)
 
-    steps: int = option(4000, "optimizer steps; the learning rate's schedule spans them", count)
+    steps: int = option(4500, "optimizer steps; the learning rate's schedule spans them", count)
     batch_size: int = option(8, "structures per process and micro-batch", count)
-    lr: float = option(2e-3, "highest learning rate", positive)
-    clip: float = option(10.0, "largest norm of the gradient", positive)
-    validate_every: int = option(200, "steps between evaluations on the validation set", count)
+    lr: float = option(7e-4, "highest learning rate", positive)
+    warmup: int = option(200, "steps of rising learning rate", whole)
+    validate_every: int = option(250, "steps between evaluations on the validation set", count)

@@ -39,8 +39,8 @@ class Errors:
 
     @property
     def force_size(self) -> float:
-        """Mean absolute true component, eV/Å."""
-        return self.true_forces.abs().mean().item()
+        """Mean length of the true forces, eV/Å."""
+        return self.true_forces.norm(dim=1).mean().item()
 
     @property
     def energy_mae(self) -> float:

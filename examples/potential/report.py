@@ -48,7 +48,7 @@ def plot_parity(found: dict[str, evaluate.Errors], path: Path) -> None:
         forces = (errors.true_forces.flatten(), errors.forces.flatten())
         energies = (errors.true_energies, errors.energies)
         texts = (
-            f"MAE {1e3 * errors.force_mae:.0f} meV/Å, {100 * errors.force_mae / errors.force_size:.1f} % of the mean",
+            f"MAE {1e3 * errors.force_mae:.0f} meV/Å, {100 * errors.force_mae / errors.force_size:.1f} % of mean |F|",
             f"MAE {1e3 * errors.energy_mae:.1f} meV/atom",
         )
         labels = ("force component / eV Å⁻¹", "energy / eV atom⁻¹")
@@ -66,7 +66,7 @@ def plot_parity(found: dict[str, evaluate.Errors], path: Path) -> None:
 def table(found: dict[str, evaluate.Errors]) -> str:
     """Errors on every test set."""
     lines = [f"{'':24s}{'forces / meV/Å':>32s}{'energy / meV/atom':>22s}"]
-    lines.append(f"{'':24s}{'MAE':>10s}{'RMSE':>10s}{'MAE / mean':>12s}{'MAE':>11s}{'RMSE':>11s}")
+    lines.append(f"{'':24s}{'MAE':>10s}{'RMSE':>10s}{'/ mean |F|':>12s}{'MAE':>11s}{'RMSE':>11s}")
     for name, errors in found.items():
         lines.append(
             f"{NAMES.get(name, name):24s}{1e3 * errors.force_mae:10.1f}{1e3 * errors.force_rmse:10.1f}"

@@ -20,7 +20,7 @@ def predict(model: EquiformerPotential, batch: dict[str, Tensor]) -> dict[str, T
 
 @dataclass(frozen=True)
 class Errors:
-    """Predicted and true, in eV per atom and eV/Å."""
+    """Predicted and true, in eV per atom, beyond the reference energies of the atoms, and eV/Å."""
 
     energies: Tensor
     true_energies: Tensor
@@ -62,6 +62,9 @@ def errors(model: EquiformerPotential, structures: Dataset[dict[str, Tensor]], b
         with torch.no_grad():
             out = predict(model, batch)
         atoms = torch.bincount(batch["batch"])
-        compared = (out["energy"] / atoms, batch["energy"] / atoms, out["forces"], batch["forces"])
+        reference = model.energies.references[model.energies.index(batch["atomic_numbers"])]
+        reference = torch.zeros_like(out["energy"]).index_add(0, batch["batch"], reference)
+        energies = ((energy - reference) / atoms for energy in (out["energy"], batch["energy"]))
+        compared = (*energies, out["forces"], batch["forces"])
         parts.append(tuple(tensor.double().cpu() for tensor in compared))
     return Errors(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -32,7 +32,7 @@ def plot_learning(metrics: list[dict[str, str]], path: Path) -> None:
     left.set(xlabel="step", ylabel="training loss", yscale="log")
     if valid:
         right.plot(*zip(*valid, strict=True), "o-", color="tab:orange", markersize=3)
-    right.set(xlabel="step", ylabel="force RMSE, validation, averaged weights / meV Å⁻¹", yscale="log")
+    right.set(xlabel="step", ylabel="validation force RMSE / meV Å⁻¹", yscale="log")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(visible=True, which="both", color="0.92", linewidth=0.6)
@@ -51,7 +51,7 @@ def plot_parity(found: dict[str, evaluate.Errors], path: Path) -> None:
             f"MAE {1e3 * errors.force_mae:.0f} meV/Å, {100 * errors.force_mae / errors.force_size:.1f} % of mean |F|",
             f"MAE {1e3 * errors.energy_mae:.1f} meV/atom",
         )
-        labels = ("force component / eV Å⁻¹", "energy / eV atom⁻¹")
+        labels = ("force component / eV Å⁻¹", "energy − references / eV atom⁻¹")
         for axes, (true, predicted), label, text in zip((left, right), (forces, energies), labels, texts, strict=True):
             low, high = min(true.min(), predicted.min()).item(), max(true.max(), predicted.max()).item()
             axes.plot([low, high], [low, high], color="0.6", linewidth=0.8)

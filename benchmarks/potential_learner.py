@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from equiformer_pytorch import EquiformerPotential
+from equiformer_pytorch.atoms import StructureDataset, collate_structures, load_structures
 from equiformer_pytorch.training.loop import learning_rate, ramped_average
+from examples.potential import evaluate
 
 Structures = dict[str, Tensor]
 LABELS = ("energy", "forces")
@@ -31,28 +34,23 @@ def errors(model: nn.Module, structures: Structures) -> tuple[Tensor, Tensor]:
     return (out["energy"] - structures["energy"]) / atoms, out["forces"] - structures["forces"]
 
 
-def measure(model: nn.Module, loader: DataLoader[Structures]) -> dict[str, float]:
+def measure(model: EquiformerPotential, structures: StructureDataset) -> dict[str, float]:
     """Root mean squares over structures and force components, and the mean absolute force error; meV and meV/Å."""
-    found = [[error.detach() for error in errors(model, structures)] for structures in loader]
-    energy, force = (torch.cat(parts) for parts in zip(*found, strict=True))
+    found = evaluate.errors(model, structures)
     return {
-        "force_rmse": 1e3 * float(force.square().mean().sqrt()),
-        "energy_rmse": 1e3 * float(energy.square().mean().sqrt()),
-        "force_mae": 1e3 * float(force.abs().mean()),
+        "force_rmse": 1e3 * found.force_rmse,
+        "energy_rmse": 1e3 * found.energy_rmse,
+        "force_mae": 1e3 * found.force_mae,
     }
 
 
 def learn(job: dict[str, Any]) -> None:
     """Adam with clipping and averaged weights, until the job's budget is spent."""
-    from equiformer_pytorch.atoms.potential import EquiformerPotential
-    from equiformer_pytorch.atoms.structures import collate_structures, load_structures
-
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["seed"])
     cutoff = job["model"]["cutoff"]
     train, test = (load_structures(job[split], cutoff, dtype=torch.float32) for split in ("train", "test"))
     batches = DataLoader(train, batch_size=job["batch_size"], shuffle=True, collate_fn=collate_structures)
-    held_out = DataLoader(test, batch_size=10, collate_fn=collate_structures)
     species = sorted({int(z) for item in train.items for z in item["atomic_numbers"]})
     model = EquiformerPotential(species=species, **job["model"])
     model.fit(train.items)
@@ -79,7 +77,7 @@ def learn(job: dict[str, Any]) -> None:
                 break
         counted = {name: counted[name] + clock() - start[name] for name, clock in CLOCKS.items()}
         epoch += 1
-        point = {"epoch": epoch, **counted, **measure(averaged.module, held_out), "parameters": parameters}
+        point = {"epoch": epoch, **counted, **measure(averaged.module, test), "parameters": parameters}
         print(json.dumps(point), flush=True)
 
 

@@ -12,24 +12,10 @@ checkpoint.pt.
 
 from __future__ import annotations
 
-import os
-from types import ModuleType
-
 from examples.potential.settings import Settings
 from examples.program import Program, run_and_exit
 
-# Read when torch is first imported: threads that wait for one another sleep instead of spinning.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def load() -> ModuleType:
-    """What needs torch and the extra packages."""
-    from examples.potential import run
-
-    return run
-
-
-PROGRAM = Program("train_potential.py", __doc__ or "", Settings, load, max_minutes=15.0)
+PROGRAM = Program("train_potential.py", __doc__ or "", Settings, "examples.potential.run", max_minutes=15.0)
 
 if __name__ == "__main__":
     run_and_exit(PROGRAM)

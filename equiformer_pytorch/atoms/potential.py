@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from equiformer_pytorch import checks
 from equiformer_pytorch.atoms.heads import AtomicEnergies, Head
+from equiformer_pytorch.atoms.neighbours import radius_graph
 from equiformer_pytorch.equiformer_pytorch import Equiformer
 
 
@@ -176,8 +177,6 @@ class EquiformerPotential(nn.Module):
             raise ValueError("stress needs cell")
         batch, structures = _structures(batch, cell, pos)
         if edge_index is None:
-            from equiformer_pytorch.atoms.neighbours import radius_graph
-
             edge_index, cell_offsets = radius_graph(
                 pos.detach(),
                 self.cutoff,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -42,7 +43,7 @@ class Stack(nn.ModuleList):
         return x
 
 
-class PublishedModel(ExactConstants):
+class PublishedModel(ExactConstants, ABC):
     """The common part of the published models. Parameters have the names and shapes of the published files."""
 
     sphere_embedding: nn.Embedding
@@ -180,8 +181,9 @@ class PublishedModel(ExactConstants):
             outputs["stress"] = self.stress_block.of_structures(x, batch, structures.count)
         return outputs
 
+    @abstractmethod
     def _atom_energies(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, " atoms"]:
-        raise NotImplementedError
+        """The energy of each atom, from the last features."""
 
     def _basis(
         self, distance: Float[Tensor, " edges"], numbers: Int[Tensor, " atoms"], ends: Int[Tensor, "2 edges"]

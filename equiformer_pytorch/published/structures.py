@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
-from equiformer_pytorch.checks import check_floating, check_shape, check_tensor, is_integer
+from equiformer_pytorch.checks import check_finite, check_floating, check_shape, check_tensor, is_integer
 
 FIELDS = ("atomic_numbers", "pos", "cell", "batch", "pbc", "edge_index", "cell_offsets", "edge_frames")
 
@@ -155,7 +155,7 @@ def _checked(
 ) -> Structures:
     check_shape("pos", check_tensor("pos", pos), (None, 3), "(atoms, 3)")
     check_floating("pos", pos)
-    _finite("pos", pos)
+    check_finite("pos", pos, "atom")
     atoms = pos.shape[0]
     pos = pos.float() if pos.dtype in (torch.float16, torch.bfloat16) else pos
     check_shape("atomic_numbers", check_tensor("atomic_numbers", atomic_numbers), (atoms,), "(atoms,)")
@@ -177,7 +177,7 @@ def _checked(
                 f"cell must have one entry for each of the {count} structures of batch, got {cell.shape[0]}"
             )
         count, cell = cell.shape[0], cell.to(pos.dtype)
-        _finite("cell", cell)
+        check_finite("cell", cell, "structure")
     if pbc is not None:
         pbc = check_tensor("pbc", pbc)
         pbc = pbc[None].expand(count, 3) if pbc.ndim == 1 else pbc
@@ -201,14 +201,6 @@ def _checked(
         check_shape("edge_frames", check_tensor("edge_frames", edge_frames), (edges, 3, 3), "(edges, 3, 3)")
         check_floating("edge_frames", edge_frames)
     return Structures(atomic_numbers, pos, batch, count, cell, pbc, edge_index, cell_offsets, edge_frames)
-
-
-def _finite(name: str, values: Tensor) -> None:
-    """ValueError where a number is NaN or infinite."""
-    finite = values.detach().isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
-        where = int((~finite).nonzero()[0])
-        raise ValueError(f"{name} must be finite, got {values[where].tolist()} in row {where}")
 
 
 def _whole(name: str, values: Tensor, limit: int | None) -> Int[Tensor, "..."]:

@@ -15,6 +15,7 @@ from equiformer_pytorch import checks
 from equiformer_pytorch.atoms.heads import AtomicEnergies, Head
 from equiformer_pytorch.atoms.neighbours import radius_graph
 from equiformer_pytorch.equiformer_pytorch import Equiformer
+from equiformer_pytorch.saved import read_saved
 
 
 @dataclass(frozen=True)
@@ -253,16 +254,9 @@ class EquiformerPotential(nn.Module):
         Raises:
             ValueError: where `source` is not such a file.
         """
-        content = source
-        if not isinstance(source, Mapping):
-            try:
-                content = torch.load(source, map_location="cpu", weights_only=True)
-            except FileNotFoundError:
-                raise
-            except Exception as error:  # a damaged file can raise almost anything
-                raise ValueError(f"cannot read a potential from {os.fspath(source)}: {error}") from error
-        if not isinstance(content, Mapping) or not {"config", "state_dict"} <= content.keys():
-            held = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        content = read_saved(source)
+        if not {"config", "state_dict"} <= content.keys():
+            held = sorted(map(str, content))
             raise ValueError(f"source must hold config and state_dict, as EquiformerPotential.save writes, got {held}")
         model = cls(**content["config"])
         state = content["state_dict"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from equiformer_pytorch.published.scales import Scales
+from equiformer_pytorch.saved import read_saved
 
 # Constants that the official code keeps in its state dict and that are computed here, by the end of their names.
 BUFFERS = re.compile(
@@ -64,7 +63,7 @@ class FromCheckpoint(nn.Module):
             ValueError: naming every missing, unexpected or misshapen key; or what the file lacks.
             TypeError: if the source is neither a path nor a mapping.
         """
-        contents = _read(source)
+        contents = read_saved(source)
         weights, parameters_in_order = _weights(contents)
         arguments = _configuration(contents)
         if arguments is None and config is None:
@@ -79,26 +78,6 @@ class FromCheckpoint(nn.Module):
         model.load_state_dict(weights, strict=True)
         model.scales = Scales.from_checkpoint(contents)
         return model.eval()
-
-
-def _read(source: str | PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(source, Mapping):
-        return source
-    if not isinstance(source, str | PathLike):
-        raise TypeError(f"source must be a path or a mapping, got {type(source).__name__}")
-    try:
-        contents = torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{source} holds more than tensors, numbers and containers of these, and reading it would run code of it."
-            " If you trust it, save torch.save({'state_dict': …, 'config': …}, …) of its contents and read that."
-            f" torch says: {error}"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{source} is not a file of torch.save: {error}") from error
-    if not isinstance(contents, Mapping):
-        raise ValueError(f"{source} must hold a dict, got {type(contents).__name__}")
-    return contents
 
 
 def _plain_name(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -50,6 +50,7 @@ class EquiformerPotential(nn.Module):
         max_neighbors: keep only so many nearest atoms within the cutoff. Then energies jump where neighbours swap
             places: leave it out for dynamics.
         dim, num_degrees, depth, heads, dim_head, radial_hidden_dim, l2_dist_attention: as in :class:`Equiformer`.
+        ff_include_htype_norms: as there; on by default, since angles between neighbours become invariants by it.
         reflection_equivariant: energies do not change in a mirror; False lets chiral targets be learned.
         targets: further targets by name.
 
@@ -64,11 +65,12 @@ class EquiformerPotential(nn.Module):
         cutoff: float = 5.0,
         max_neighbors: int | None = None,
         dim: int | Sequence[int] = 64,
-        num_degrees: int = 3,
+        num_degrees: int = 4,
         depth: int = 2,
         heads: int | Sequence[int] = 4,
         dim_head: int | Sequence[int] = 16,
         radial_hidden_dim: int = 64,
+        ff_include_htype_norms: bool = True,
         l2_dist_attention: bool = True,
         reflection_equivariant: bool = True,
         targets: Mapping[str, Target | Mapping[str, Any]] | None = None,
@@ -84,6 +86,7 @@ class EquiformerPotential(nn.Module):
             "heads": heads if isinstance(heads, int) else list(heads),
             "dim_head": dim_head if isinstance(dim_head, int) else list(dim_head),
             "radial_hidden_dim": radial_hidden_dim,
+            "ff_include_htype_norms": ff_include_htype_norms,
             "l2_dist_attention": l2_dist_attention,
             "reflection_equivariant": reflection_equivariant,
         }
@@ -115,11 +118,14 @@ class EquiformerPotential(nn.Module):
             dim_head=dim_head,
             valid_radius=cutoff,
             radial_hidden_dim=radial_hidden_dim,
+            ff_include_htype_norms=ff_include_htype_norms,
             l2_dist_attention=l2_dist_attention,
             reflection_equivariant=reflection_equivariant,
             embedding_grad_frac=1,
             output_degrees=1 + max([0, *(target.degree for target in self.targets.values())]),
         )
+        # Species differ from the start: the small embeddings of Equiformer suit structures where geometry rules.
+        nn.init.normal_(cast(nn.Embedding, self.network.point_features.tokens).weight)
         channels = self.network.dim
         self.to_energy = Head(channels[0], channels[0], 1)
         self.to_targets = nn.ModuleDict(
@@ -258,7 +264,7 @@ class EquiformerPotential(nn.Module):
         if not {"config", "state_dict"} <= content.keys():
             held = sorted(map(str, content))
             raise ValueError(f"source must hold config and state_dict, as EquiformerPotential.save writes, got {held}")
-        model = cls(**content["config"])
+        model = cls(**{"ff_include_htype_norms": False, **content["config"]})  # 1.1.0 wrote none and had none
         state = content["state_dict"]
         floating = [tensor.dtype for name, tensor in state.items() if name.startswith("network.")]
         model.to(floating[0])

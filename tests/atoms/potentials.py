@@ -14,7 +14,8 @@ SPECIES = (1, 6, 8)
 def potential(*, noise: float = 0.1, **options) -> EquiformerPotential:
     """A small one in float64 whose branches do not start at zero."""
     torch.manual_seed(1)
-    given = {"species": SPECIES, "cutoff": CUTOFF, "dim": (8, 6, 4), "depth": 2, "heads": 2, "dim_head": 4}
+    given = {"species": SPECIES, "cutoff": CUTOFF, "dim": (8, 6, 4), "num_degrees": 3, "depth": 2, "heads": 2}
+    given |= {"dim_head": 4}
     model = EquiformerPotential(**given | options).double()
     with torch.no_grad():
         for parameter in model.parameters():

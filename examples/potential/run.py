@@ -13,10 +13,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import huber_loss
 
-from equiformer_pytorch import EquiformerPotential
-from equiformer_pytorch.atoms import StructureDataset, collate_structures, load_structures
+from equiformer_pytorch.atoms import (
+    Potential,
+    StructureDataset,
+    collate_structures,
+    load_structures,
+    predict,
+    refit_references,
+)
 from equiformer_pytorch.training import SampleStream, TrainSettings, train
-from examples.potential import data, evaluate, report
+from examples.potential import data, evaluate, report, start
 from examples.potential.settings import Settings
 from examples.runs import RunError, samples_needed
 
@@ -24,8 +30,8 @@ SETUP_ERRORS = (data.DataError, RunError)
 ROBUST = {"delta": 0.1, "reduction": "none"}
 
 
-def load_data(settings: Settings) -> dict[str, StructureDataset]:
-    """The splits: train, valid and one or more whose names begin with test."""
+def load_data(settings: Settings, model: Potential | None) -> dict[str, StructureDataset]:
+    """The splits: train, valid and one or more whose names begin with test; with graphs as the model sees them."""
     if settings.data in ("g2", "aspirin"):
         make = {"g2": data.g2, "aspirin": data.aspirin}[settings.data]
         paths = make(Path(settings.data_folder) / settings.data)
@@ -34,28 +40,19 @@ def load_data(settings: Settings) -> dict[str, StructureDataset]:
     wanted = [name for name in paths if name in ("train", "valid") or name.startswith("test")]
     if not {"train", "valid"} < set(wanted):
         raise RunError(f"{settings.data} must have train.xyz, valid.xyz and test….xyz, got {sorted(paths)}")
+    cutoff, nearest, dtype = settings.cutoff, None, None
+    if model is not None:
+        cutoff, nearest, dtype = model.cutoff, model.max_neighbors, next(model.parameters()).dtype
     try:
-        return {name: load_structures(paths[name], settings.cutoff) for name in wanted}
+        splits = {name: load_structures(paths[name], cutoff, max_neighbors=nearest, dtype=dtype) for name in wanted}
     except ValueError as error:
         raise RunError(str(error)) from error
-
-
-def make_model(settings: Settings, train_set: StructureDataset) -> EquiformerPotential:
-    """With weights that depend on the seed only, reference energies and scale from the training set."""
-    torch.manual_seed(settings.seed)
-    species = sorted({int(number) for item in train_set.items for number in item["atomic_numbers"]})
-    model = EquiformerPotential(
-        species=species,
-        cutoff=settings.cutoff,
-        dim=settings.dim[0] if len(settings.dim) == 1 else settings.dim,
-        num_degrees=settings.num_degrees,
-        depth=settings.depth,
-        heads=settings.heads,
-        dim_head=settings.dim_head,
-        l2_dist_attention=settings.attention == "l2",
-    )
-    model.fit(train_set.items)
-    return model
+    for name, structures in splits.items():
+        for label in ("energy", "forces"):
+            without = [index for index, item in enumerate(structures.items) if label not in item]
+            if without:
+                raise RunError(f"{paths[name]}, record {without[0]}: it has no {label}")
+    return splits
 
 
 def loss(
@@ -66,7 +63,7 @@ def loss(
     Energies are those of a structure over the root of its number of atoms, which their errors grow with. Beyond
     `ROBUST` the loss grows linearly: strained geometries have forces ten times the usual ones.
     """
-    out = evaluate.predict(model, batch)
+    out = predict(model, batch)
     atoms = torch.bincount(batch["batch"])
     energy = huber_loss(out["energy"] / (scale * atoms**0.5), batch["energy"] / (scale * atoms**0.5), **ROBUST)
     per_atom = huber_loss(out["forces"] / scale, batch["forces"] / scale, **ROBUST).mean(1)
@@ -82,14 +79,22 @@ def draw(item: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tenso
 def run(
     settings: Settings,
     folder: Path,
-    checkpoint: dict[str, Any] | None,
+    resume: dict[str, Any] | None,
     accelerator: Accelerator,
     loop: TrainSettings,
 ) -> signal.Signals | None:
     """Trains, and reports unless it was stopped. Returns the signal that stopped it, if one did."""
+    model = None
+    if settings.checkpoint is not None:
+        model = start.potential_of(settings.checkpoint if resume is None else folder / start.START, settings)
     with accelerator.main_process_first():  # the others find what it made
-        splits = load_data(settings)
-    model = make_model(settings, splits["train"])
+        splits = load_data(settings, model)
+    if model is None:
+        model = start.new_potential(settings, splits["train"])
+    start.check_structures(model, splits)
+    goes_on = settings.checkpoint is not None and resume is None
+    if goes_on:
+        refit_references(model.to(accelerator.device), splits["train"].items)
     sizes = ", ".join(f"{len(dataset)} {name}" for name, dataset in splits.items())
     accelerator.print(
         f"{folder}: structures: {sizes}; {sum(weight.numel() for weight in model.parameters()):,} weights on "
@@ -97,7 +102,10 @@ def run(
     )
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-    scale = model.energies.scale.item()
+        if goes_on:
+            model.save(folder / start.START)
+    forces = torch.cat([item["forces"] for item in splits["train"].items])
+    scale = forces.double().square().mean().sqrt().item()
 
     def validate(averaged: nn.Module) -> float:
         return evaluate.errors(averaged.module, splits["valid"]).force_rmse
@@ -114,7 +122,7 @@ def run(
         folder=folder,
         about=asdict(settings),
         validate=validate,
-        resume=checkpoint,
+        resume=resume,
         collate_fn=collate_structures,
     )
     if outcome.stopped_by is None and accelerator.is_main_process:

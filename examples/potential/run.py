@@ -1,12 +1,9 @@
-"""One run of `train_potential.py`: data, model, training, evaluation, report."""
+"""What a run of `train_potential.py` trains, and on what."""
 
 from __future__ import annotations
 
-import signal
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,10 +18,9 @@ from equiformer_pytorch.atoms import (
     predict,
     refit_references,
 )
-from equiformer_pytorch.training import SampleStream, TrainSettings, train
 from examples.potential import data, evaluate, report, start
 from examples.potential.settings import Settings
-from examples.runs import RunError, samples_needed
+from examples.runs import Job, RunError
 
 SETUP_ERRORS = (data.DataError, RunError)
 ROBUST = {"delta": 0.1, "reduction": "none"}
@@ -76,33 +72,20 @@ def draw(item: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tenso
     return item
 
 
-def run(
-    settings: Settings,
-    folder: Path,
-    resume: dict[str, Any] | None,
-    accelerator: Accelerator,
-    loop: TrainSettings,
-) -> signal.Signals | None:
-    """Trains, and reports unless it was stopped. Returns the signal that stopped it, if one did."""
+def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accelerator) -> Job:
+    """Data, model and what is done with them."""
     model = None
     if settings.checkpoint is not None:
-        model = start.potential_of(settings.checkpoint if resume is None else folder / start.START, settings)
+        model = start.potential_of(folder / start.START if resumed else settings.checkpoint, settings)
     with accelerator.main_process_first():  # the others find what it made
         splits = load_data(settings, model)
     if model is None:
         model = start.new_potential(settings, splits["train"])
     start.check_structures(model, splits)
-    goes_on = settings.checkpoint is not None and resume is None
-    if goes_on:
+    if settings.checkpoint is not None and not resumed:
         refit_references(model.to(accelerator.device), splits["train"].items)
-    sizes = ", ".join(f"{len(dataset)} {name}" for name, dataset in splits.items())
-    accelerator.print(
-        f"{folder}: structures: {sizes}; {sum(weight.numel() for weight in model.parameters()):,} weights on "
-        f"{accelerator.device}, {accelerator.num_processes} process(es)"
-    )
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        if goes_on:
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True)
             model.save(folder / start.START)
     forces = torch.cat([item["forces"] for item in splits["train"].items])
     scale = forces.double().square().mean().sqrt().item()
@@ -110,25 +93,18 @@ def run(
     def validate(averaged: nn.Module) -> float:
         return evaluate.errors(averaged.module, splits["valid"]).force_rmse
 
-    outcome = train(
-        model=model,
-        loss_function=partial(
-            loss, scale=scale, energy_weight=settings.energy_weight, force_weight=settings.force_weight
-        ),
-        samples=SampleStream(splits["train"].items, draw, samples_needed(settings, accelerator), settings.seed),
-        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0),
-        settings=loop,
-        accelerator=accelerator,
-        folder=folder,
-        about=asdict(settings),
-        validate=validate,
-        resume=resume,
-        collate_fn=collate_structures,
-    )
-    if outcome.stopped_by is None and accelerator.is_main_process:
-        if outcome.step < settings.steps:
-            print(f"time is up at step {outcome.step} of {settings.steps}; --resume {folder.name} goes on")
+    def leave(averaged: nn.Module) -> None:
         tests = {name: dataset for name, dataset in splits.items() if name.startswith("test")}
-        report.write_report(folder, outcome.ema, tests)
-    accelerator.end_training()
-    return outcome.stopped_by
+        report.write_report(folder, averaged, tests)
+
+    return Job(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0),
+        loss=partial(loss, scale=scale, energy_weight=settings.energy_weight, force_weight=settings.force_weight),
+        items=splits["train"].items,
+        draw=draw,
+        validate=validate,
+        report=leave,
+        data="structures: " + ", ".join(f"{len(dataset)} {name}" for name, dataset in splits.items()),
+        collate=collate_structures,
+    )

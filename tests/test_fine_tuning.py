@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 from ase.io import read, write
 
 from equiformer_pytorch import EquiformerPotential, EquiformerV2, EquiformerV3
-from equiformer_pytorch.atoms import EquiformerCalculator, load_potential, load_structures
+from equiformer_pytorch.atoms import EquiformerCalculator, Target, load_potential, load_structures
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.potential import evaluate, report
 from tests.potential_program import ENVIRONMENT, ROOT, call, make_data, metrics_of
@@ -49,8 +49,9 @@ def begin(kind: str, folder: Path, **changes: object) -> Path:
     """A file to go on from."""
     torch.manual_seed(0)
     cls, config = KINDS[kind]
-    cls(**{**config, **changes}).save(folder / f"{kind}.pt")
-    return folder / f"{kind}.pt"
+    path = folder / f"{'-'.join((kind, *changes))}.pt"
+    cls(**{**config, **changes}).save(path)
+    return path
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,6 +150,7 @@ def test_mistakes_get_one_line(data: Path, tmp_path: Path, capsys: pytest.Captur
         (["--checkpoint", v2, "--num-degrees=3", "--dim", "8"], ("leave out --dim",)),
         (["--checkpoint", begin("own", tmp_path, species=[1, 6])], ("[8]", "does not know")),
         (["--checkpoint", begin("gradient", tmp_path, max_num_elements=7)], ("[8]", "does not know")),
+        (["--checkpoint", begin("own", tmp_path, targets={"charges": Target(0)})], ("targets ['charges']",)),
         (["--checkpoint", begin("v2", tmp_path, regress_forces=False)], ("gives no forces",)),
         (["--data", tmp_path / "energies"], ("test.xyz", "no forces")),
     ):

@@ -45,7 +45,10 @@ def potential_of(path: str | Path, settings: Settings) -> Potential:
         model = load_potential(path)
     except (OSError, ValueError) as error:
         raise RunError(f"--checkpoint {str(error).splitlines()[0]}") from error
-    if isinstance(model, PublishedModel):
+    if isinstance(model, EquiformerPotential):
+        if model.targets:
+            raise RunError(f"--checkpoint {path} has targets {sorted(model.targets)}, which nothing trains here")
+    else:
         if model.force_block is None and not model.gradient_forces:
             raise RunError(f"--checkpoint {path} gives no forces (regress_forces is False), which are trained on")
         if model.stress_block is not None:

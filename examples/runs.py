@@ -40,8 +40,6 @@ class Job:
     data: str
     """What it is trained on, in words."""
     collate: Callable[[list[Any]], Any] | None = None
-    stream: type[SampleStream[Any, Any]] = SampleStream
-    """Of samples that are drawn from the items."""
 
 
 Prepare = Callable[[Settings, Path, bool, Accelerator], Job]
@@ -121,7 +119,7 @@ def _carry_out(
     outcome = train(
         model=job.model,
         loss_function=job.loss,
-        samples=job.stream(job.items, job.draw, samples, settings.seed),
+        samples=SampleStream(job.items, job.draw, samples, settings.seed),
         optimizer=job.optimizer,
         settings=_train_settings(settings, max_minutes),
         accelerator=accelerator,

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("accelerate", reason="needs the extra examples")
 pytest.importorskip("ase", reason="needs the extra atoms")
@@ -23,7 +22,6 @@ from ase.io import read
 from equiformer_pytorch.atoms import EquiformerCalculator
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.potential import dynamics
-from examples.potential.run import ENERGIES_TOO, FORCES_ALONE, ROBUST, loss
 from tests.potential_program import ENVIRONMENT, ROOT, call, make_data, metrics_of
 
 SMALL = [
@@ -47,34 +45,6 @@ def _forget_accelerator() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("data"))
-
-
-def test_energies_count_after_forces_have_begun() -> None:
-    true = {"energy": torch.tensor([-5.0, 3.0], dtype=torch.float64), "forces": torch.ones(5, 3)}
-    batch = {**true, "batch": torch.tensor([0, 0, 0, 1, 1])}
-    batch |= dict.fromkeys(("atomic_numbers", "pos", "cell", "edge_index", "cell_offsets"), torch.empty(0))
-
-    def of(progress: float, **found: torch.Tensor) -> float:
-        paced = {**batch, "progress": torch.full((2,), progress)}
-        model = Answer({**true, **found})
-        return loss(model, paced, scale=2.0, energy_weight=3.0, force_weight=1.0).item()
-
-    off = true["energy"] + torch.tensor([0.0, 4.0])  # 1 per atom, in units of the scale, in one structure of two
-    assert of(1.0) == of(0.0) == of(0.0, energy=off) == 0
-    assert of(1.0, energy=off) == pytest.approx(3 * (1 - ROBUST / 2) / 2)
-    assert of((FORCES_ALONE + ENERGIES_TOO) / 2, energy=off) == pytest.approx(of(1.0, energy=off) / 2)
-    assert of(0.0, forces=true["forces"] + 2) == of(1.0, forces=true["forces"] - 2) == pytest.approx(1 - ROBUST / 2)
-
-
-class Answer(torch.nn.Module):
-    """A potential that says this."""
-
-    def __init__(self, found: dict[str, torch.Tensor]) -> None:
-        super().__init__()
-        self.found = found
-
-    def forward(self, **given: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.found
 
 
 def test_whole_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,16 +18,12 @@ from equiformer_pytorch.atoms import (
     predict,
     refit_references,
 )
-from equiformer_pytorch.training import SampleStream
 from examples.potential import data, evaluate, report, start
 from examples.potential.settings import Settings
 from examples.runs import Job, RunError
 
 SETUP_ERRORS = (data.DataError, RunError)
-# Errors beyond this count linearly, in units of the scale.
-ROBUST = 0.1
-# Shares of the run before which energies do not count, and after which they count in full.
-FORCES_ALONE, ENERGIES_TOO = 0.1, 0.6
+ROBUST = {"delta": 0.1, "reduction": "none"}
 
 
 def load_data(settings: Settings, model: Potential | None) -> dict[str, StructureDataset]:
@@ -55,40 +51,20 @@ def load_data(settings: Settings, model: Potential | None) -> dict[str, Structur
     return splits
 
 
-class PacedStream(SampleStream[dict[str, Tensor], dict[str, Tensor]]):
-    """Structures that say what share of the run lies before them, as `progress`."""
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        return {**super().__getitem__(number), "progress": torch.tensor(number / self.length)}
-
-
-def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A batch of structures, with the progress of each."""
-    return {**collate_structures(items), "progress": torch.stack([item["progress"] for item in items])}
-
-
 def loss(
     model: nn.Module, batch: dict[str, Tensor], *, scale: float, energy_weight: float, force_weight: float
 ) -> Tensor:
-    """Huber errors of energies per atom and of force components, in units of the scale, mean over structures.
+    """Huber errors of energies and of force components, in units of the scale of the forces, mean over structures.
 
-    Both grow linearly, with slope one, beyond `ROBUST`: strained geometries have forces ten times the usual ones.
-    Within they are squares, so that energies that are nearly right leave the step to others. Energies count from
-    `FORCES_ALONE` of the run on, and in full from `ENERGIES_TOO`: earlier they keep the forces from being learned.
+    Energies are those of a structure over the root of its number of atoms, which their errors grow with. Beyond
+    `ROBUST` the loss grows linearly: strained geometries have forces ten times the usual ones.
     """
     out = predict(model, batch)
     atoms = torch.bincount(batch["batch"])
-    off = (out["energy"] - batch["energy"]) / (scale * atoms)
-    energy = _robust(off)
-    share = ((batch["progress"] - FORCES_ALONE) / (ENERGIES_TOO - FORCES_ALONE)).clamp(0, 1)
-    per_atom = _robust((out["forces"] - batch["forces"]) / scale).mean(1)
+    energy = huber_loss(out["energy"] / (scale * atoms**0.5), batch["energy"] / (scale * atoms**0.5), **ROBUST)
+    per_atom = huber_loss(out["forces"] / scale, batch["forces"] / scale, **ROBUST).mean(1)
     force = torch.zeros_like(energy).index_add(0, batch["batch"], per_atom.double()) / atoms
-    return (energy_weight * share * energy + force_weight * force).mean()
-
-
-def _robust(errors: Tensor) -> Tensor:
-    """|error| beyond `ROBUST`, but for a constant, and its square within, but for a factor."""
-    return huber_loss(errors, torch.zeros_like(errors), delta=ROBUST, reduction="none") / ROBUST
+    return (energy_weight * energy + force_weight * force).mean()
 
 
 def draw(item: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -130,6 +106,5 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
         validate=validate,
         report=leave,
         data="structures: " + ", ".join(f"{len(dataset)} {name}" for name, dataset in splits.items()),
-        collate=collate,
-        stream=PacedStream,
+        collate=collate_structures,
     )

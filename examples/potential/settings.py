@@ -32,8 +32,8 @@ class Settings(TrainingOptions):
     heads: int = option(4, "attention heads per degree", count)
     dim_head: int = option(8, "channels per head", count)
     attention: str = option("l2", "l2 or mlp", str, choices=("l2", "mlp"))
-    energy_weight: float = option(3.0, "of the error of energies per atom, from the middle of the run on", positive)
-    force_weight: float = option(1.0, "of the error of force components", positive)
+    energy_weight: float = option(1.0, "of the error of energies", positive)
+    force_weight: float = option(10.0, "of the error of force components", positive)
 
     steps: int = option(4500, "optimizer steps; the learning rate's schedule spans them", count)
     batch_size: int = option(8, "structures per process and micro-batch", count)

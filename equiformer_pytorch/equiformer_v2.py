@@ -23,7 +23,7 @@ from equiformer_pytorch.published.arguments import (
 )
 from equiformer_pytorch.published.attention import VECTORS, AttentionOptions, GraphAttention
 from equiformer_pytorch.published.block import Block
-from equiformer_pytorch.published.checkpoint import FromCheckpoint
+from equiformer_pytorch.published.checkpoint import FromCheckpoint, arguments_of
 from equiformer_pytorch.published.drop import EquivariantDropout
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.feedforward import INVARIANTS, FeedForward
@@ -136,7 +136,9 @@ class EquiformerV2(FromCheckpoint, PublishedModel):
         avg_num_nodes: float = AVG_NUM_NODES,
         avg_degree: float = AVG_DEGREE,
     ) -> None:
+        config = arguments_of(locals())
         super().__init__()
+        self.config = config
         check_flags(
             use_pbc=use_pbc,
             regress_forces=regress_forces,

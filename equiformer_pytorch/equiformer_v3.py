@@ -22,7 +22,7 @@ from equiformer_pytorch.published.arguments import (
 )
 from equiformer_pytorch.published.attention import VECTORS, AttentionOptions, GraphAttention
 from equiformer_pytorch.published.block import Block
-from equiformer_pytorch.published.checkpoint import FromCheckpoint
+from equiformer_pytorch.published.checkpoint import FromCheckpoint, arguments_of
 from equiformer_pytorch.published.drop import EquivariantDropout
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.feedforward import FeedForward
@@ -155,7 +155,9 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
         *,
         detach_frames: bool = False,
     ) -> None:
+        config = arguments_of(locals())
         super().__init__()
+        self.config = config
         check_flags(
             use_pbc=use_pbc,
             regress_forces=regress_forces,

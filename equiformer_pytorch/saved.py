@@ -1,13 +1,34 @@
-"""Files of torch.save, read without running code of theirs."""
+"""Files of torch.save: written whole or not at all, read without running code of theirs."""
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def write_saved(contents: Mapping[str, Any], path: str | PathLike[str]) -> None:
+    """To a temporary file beside it, then renamed: an error or a kill at any moment leaves the old file or the new one.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(contents, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_saved(source: str | PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @dataclass(frozen=True)
 class Program:
-    """A program. `module` has its `run`, and `SETUP_ERRORS`, which are the user's to mend; it is imported late."""
+    """A program. `module` has its `prepare`, and `SETUP_ERRORS`, which are the user's to mend; it is imported late."""
 
     name: str
     description: str
@@ -96,9 +96,9 @@ def main(program: Program, arguments: Sequence[str] | None = None) -> int:
     try:
         if args.resume is None:
             settings = program.settings(**given)
-            stopped_by = runs.start(module.run, settings, args.runs, args.name, program.stem, args.max_minutes)
+            stopped_by = runs.start(module.prepare, settings, args.runs, args.name, program.stem, args.max_minutes)
         else:
-            stopped_by = runs.resume(module.run, program.settings, args.runs, args.resume or None, args.max_minutes)
+            stopped_by = runs.resume(module.prepare, program.settings, args.runs, args.resume or None, args.max_minutes)
     except (*runs.SETUP_ERRORS, *module.SETUP_ERRORS) as error:
         return fail(program, error, 2)
     except FloatingPointError as error:

@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 
-from equiformer_pytorch.training import CheckpointError, TrainSettings, load_checkpoint
+from equiformer_pytorch.training import CheckpointError, SampleStream, TrainSettings, load_checkpoint, train
 from examples.options import TrainingOptions
 
 CHECKPOINT = "checkpoint.pt"
 
 Settings = TypeVar("Settings", bound=TrainingOptions)
-Run = Callable[[Settings, Path, dict[str, Any] | None, Accelerator, TrainSettings], signal.Signals | None]
-"""What a program does: settings, folder, checkpoint to go on from, accelerator, settings of the loop."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a program trains."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[nn.Module, Any], Tensor]
+    """Of the model and a batch, see :func:`train`."""
+    items: Sequence[Any]
+    """To train on."""
+    draw: Callable[[Any, torch.Generator], Any]
+    """Makes a sample of an item, see :class:`SampleStream`."""
+    validate: Callable[[nn.Module], float]
+    """A figure of the averaged model, the smaller the better."""
+    report: Callable[[nn.Module], None]
+    """Leaves behind what people want of the averaged model."""
+    data: str
+    """What it is trained on, in words."""
+    collate: Callable[[list[Any]], Any] | None = None
+
+
+Prepare = Callable[[Settings, Path, bool, Accelerator], Job]
+"""What a program has to do: settings, folder (not there yet), whether a run is resumed, accelerator -> job."""
 
 
 class RunError(ValueError):
@@ -52,17 +76,17 @@ def old_folder(runs: Path, name: str | None) -> Path:
 
 
 def start(
-    run: Run[Settings], settings: Settings, runs: Path, name: str | None, stem: str, max_minutes: float
+    prepare: Prepare[Settings], settings: Settings, runs: Path, name: str | None, stem: str, max_minutes: float
 ) -> signal.Signals | None:
     """A new run. Returns the signal that stopped it, if one did."""
     accelerator = _accelerator(settings)
     folder = [new_folder(runs, name, stem) if accelerator.is_main_process else runs]
     broadcast_object_list(folder)  # the first process chooses
-    return run(settings, folder[0], None, accelerator, _train_settings(settings, max_minutes))
+    return _carry_out(prepare, settings, folder[0], None, accelerator, max_minutes)
 
 
 def resume(
-    run: Run[Settings], kind: type[Settings], runs: Path, name: str | None, max_minutes: float
+    prepare: Prepare[Settings], kind: type[Settings], runs: Path, name: str | None, max_minutes: float
 ) -> signal.Signals | None:
     """An old run, from its last checkpoint. Returns the signal that stopped it, if one did."""
     folder = old_folder(runs, name)
@@ -71,12 +95,46 @@ def resume(
         settings = kind(**checkpoint["about"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CHECKPOINT} is not of a run of this version") from error
-    return run(settings, folder, checkpoint, _accelerator(settings), _train_settings(settings, max_minutes))
+    return _carry_out(prepare, settings, folder, checkpoint, _accelerator(settings), max_minutes)
 
 
-def samples_needed(settings: TrainingOptions, accelerator: Accelerator) -> int:
-    """By a whole run, in all processes."""
-    return settings.steps * settings.batch_size * settings.accumulate * accelerator.num_processes
+def _carry_out(
+    prepare: Prepare[Settings],
+    settings: Settings,
+    folder: Path,
+    checkpoint: dict[str, Any] | None,
+    accelerator: Accelerator,
+    max_minutes: float,
+) -> signal.Signals | None:
+    """Trains, and reports unless it was stopped. Returns the signal that stopped it, if one did."""
+    job = prepare(settings, folder, checkpoint is not None, accelerator)
+    processes = accelerator.num_processes
+    accelerator.print(
+        f"{folder}: {job.data}; {sum(weight.numel() for weight in job.model.parameters()):,} weights on "
+        f"{accelerator.device}, {processes} process(es)"
+    )
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    samples = settings.steps * settings.batch_size * settings.accumulate * processes
+    outcome = train(
+        model=job.model,
+        loss_function=job.loss,
+        samples=SampleStream(job.items, job.draw, samples, settings.seed),
+        optimizer=job.optimizer,
+        settings=_train_settings(settings, max_minutes),
+        accelerator=accelerator,
+        folder=folder,
+        about=asdict(settings),
+        validate=job.validate,
+        resume=checkpoint,
+        collate_fn=job.collate,
+    )
+    if outcome.stopped_by is None and accelerator.is_main_process:
+        if outcome.step < settings.steps:
+            print(f"time is up at step {outcome.step} of {settings.steps}; --resume {folder.name} goes on")
+        job.report(outcome.ema)
+    accelerator.end_training()
+    return outcome.stopped_by
 
 
 def _accelerator(settings: TrainingOptions) -> Accelerator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -18,19 +17,13 @@ pytest.importorskip("accelerate", reason="needs the extra examples")
 pytest.importorskip("ase", reason="needs the extra atoms")
 
 from accelerate.state import AcceleratorState
-from ase.build import molecule
-from ase.calculators.morse import MorsePotential
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import read, write
+from ase.io import read
 
 from equiformer_pytorch.atoms import EquiformerCalculator
 from equiformer_pytorch.training.metrics import read_metrics
-from examples import train_potential
 from examples.potential import dynamics
-from examples.program import main
+from tests.potential_program import ENVIRONMENT, ROOT, call, make_data, metrics_of
 
-ROOT = Path(train_potential.__file__).resolve().parents[1]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
     "--dim",
     "4",
@@ -43,13 +36,6 @@ SMALL = [
 ]
 
 
-def call(*arguments: object) -> int:
-    try:
-        return main(train_potential.PROGRAM, [str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
 @pytest.fixture(autouse=True)
 def _forget_accelerator() -> Iterator[None]:
     yield
@@ -58,31 +44,7 @@ def _forget_accelerator() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rattled molecules with the energies and forces of a Morse potential."""
-    folder, generator = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for split, names in {
-        "train": ("CH4", "H2O"),
-        "valid": ("H2O",),
-        "test": ("CH4",),
-        "test_molecules": ("CO2",),
-    }.items():
-        frames = []
-        for name in names * 6:
-            atoms = molecule(name)
-            atoms.positions += generator.normal(scale=0.05, size=atoms.positions.shape)
-            atoms.calc = MorsePotential(r0=1.2, rho0=2.0, epsilon=1.0, rcut1=3.0, rcut2=4.0)
-            labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
-            atoms.calc = SinglePointCalculator(atoms, **labels)
-            frames.append(atoms)
-        write(folder / f"{split}.xyz", frames, format="extxyz")
-    return folder
-
-
-def metrics_of(folder: Path) -> list[dict[str, str]]:
-    return [
-        {name: value for name, value in row.items() if name != "seconds"}
-        for row in read_metrics(folder / "metrics.csv")
-    ]
+    return make_data(tmp_path_factory.mktemp("data"))
 
 
 def test_whole_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

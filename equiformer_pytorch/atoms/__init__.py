@@ -7,25 +7,37 @@ from equiformer_pytorch.atoms.neighbours import radius_graph
 from equiformer_pytorch.atoms.potential import EquiformerPotential, Target
 
 if TYPE_CHECKING:
+    from equiformer_pytorch.atoms.batches import element_energies, predict, refit_references
     from equiformer_pytorch.atoms.calculator import EquiformerCalculator
+    from equiformer_pytorch.atoms.load import Potential, load_potential
     from equiformer_pytorch.atoms.structures import StructureDataset, collate_structures, load_structures
 
 __all__ = [
     "EquiformerCalculator",
     "EquiformerPotential",
+    "Potential",
     "StructureDataset",
     "Target",
     "collate_structures",
+    "element_energies",
+    "load_potential",
     "load_structures",
+    "predict",
     "radius_graph",
+    "refit_references",
 ]
 
-# What stands on the extra `atoms` is imported when it is asked for.
+# What stands on the extra `atoms`, or on all models, is imported when it is asked for.
 _LATER = {
     "EquiformerCalculator": "calculator",
+    "Potential": "load",
     "StructureDataset": "structures",
     "collate_structures": "structures",
+    "element_energies": "batches",
+    "load_potential": "load",
     "load_structures": "structures",
+    "predict": "batches",
+    "refit_references": "batches",
 }
 
 

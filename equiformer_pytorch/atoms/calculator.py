@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equiformer_pytorch.atoms.load import load_potential
 from equiformer_pytorch.atoms.neighbours import radius_graph
 from equiformer_pytorch.atoms.potential import EquiformerPotential
 from equiformer_pytorch.published.model import PublishedModel
@@ -29,8 +30,8 @@ class EquiformerCalculator(Calculator):
     the species or the periodicity changed. The numbers are the same: whatever is beyond the cutoff weighs nothing.
 
     Args:
-        potential: an :class:`EquiformerPotential`, or what :meth:`EquiformerPotential.from_checkpoint` takes; or an
-            :class:`EquiformerV2` or :class:`EquiformerV3`.
+        potential: an :class:`EquiformerPotential`, :class:`EquiformerV2` or :class:`EquiformerV3`, or a file of one,
+            as :func:`~equiformer_pytorch.atoms.load_potential` takes it.
         skin: in Å; 0 finds neighbours at every step. Models with a largest number of neighbours always do.
         device: where to compute.
         dtype: of positions and weights; None keeps that of the weights. float64 for dynamics that conserve energy.
@@ -46,7 +47,7 @@ class EquiformerCalculator(Calculator):
     ) -> None:
         super().__init__()
         if not isinstance(potential, EquiformerPotential | PublishedModel):
-            potential = EquiformerPotential.from_checkpoint(potential)
+            potential = load_potential(potential)
         if skin < 0:
             raise ValueError(f"skin must be at least 0, got {skin}")
         self.potential = potential.to(device=device, dtype=dtype).eval()
@@ -72,6 +73,8 @@ class EquiformerCalculator(Calculator):
                 out = self._evaluate(self.potential, atoms, properties)
             else:
                 out = self.potential.predict(atoms)
+                if atoms.cell.rank < 3:
+                    out.pop("stress", None)  # it is per volume
         results: dict[str, Any] = {name: tensor.detach().double().cpu().numpy() for name, tensor in out.items()}
         results["energy"] = results["free_energy"] = float(results["energy"][0])
         if "stress" in results:

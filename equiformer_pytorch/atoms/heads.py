@@ -32,6 +32,29 @@ class Head(nn.Module):
         return torch.bmm(weights, features) * self.scale
 
 
+def fit_element_energies(
+    compositions: Sequence[Int[Tensor, " atoms"]], energies: Sequence[float]
+) -> Float64[Tensor, " elements"]:
+    """Energies by atomic number whose sums over the atoms come closest to these energies of structures; least squares,
+    the smallest ones where compositions leave a choice, and zero for elements that do not occur.
+
+    Args:
+        compositions: the atomic numbers of each structure.
+        energies: of each structure, eV.
+
+    Raises:
+        ValueError: there is no structure.
+    """
+    if not energies:
+        raise ValueError("structures is empty: nothing to fit reference energies to")
+    counts = torch.stack([torch.bincount(numbers.cpu(), minlength=HEAVIEST + 1) for numbers in compositions]).double()
+    occur = counts.any(0)
+    found = torch.zeros(HEAVIEST + 1, dtype=torch.float64)
+    wanted = torch.tensor(energies, dtype=torch.float64)[:, None]
+    found[occur] = torch.linalg.lstsq(counts[:, occur], wanted, driver="gelsd").solution[:, 0]
+    return found
+
+
 class AtomicEnergies(ExactConstants):
     r""":math:`E_i = E^0_{Z_i} + s\,\epsilon_i`, in float64 whatever the module is cast to."""
 
@@ -67,15 +90,12 @@ class AtomicEnergies(ExactConstants):
         of the force components."""
         compositions, energies, squares, components = [], [], 0.0, 0
         for structure in structures:
-            index = self.index(structure["atomic_numbers"].to(self.index_of.device))
-            compositions.append(torch.bincount(index, minlength=len(self.species)).double().cpu())
-            energies.append(structure["energy"].double().cpu().reshape(()))
+            self.index(structure["atomic_numbers"].to(self.index_of.device))
+            compositions.append(structure["atomic_numbers"])
+            energies.append(float(structure["energy"]))
             if "forces" in structure:
                 squares += float(structure["forces"].double().square().sum())
                 components += structure["forces"].numel()
-        if not energies:
-            raise ValueError("structures is empty: nothing to fit reference energies to")
-        solution = torch.linalg.lstsq(torch.stack(compositions), torch.stack(energies)[:, None], driver="gelsd")
-        self.references.copy_(solution.solution[:, 0])
+        self.references.copy_(fit_element_energies(compositions, energies)[self.species])
         if squares > 0:
             self.scale.fill_((squares / components) ** 0.5)

@@ -15,7 +15,7 @@ from equiformer_pytorch import checks
 from equiformer_pytorch.atoms.heads import AtomicEnergies, Head
 from equiformer_pytorch.atoms.neighbours import radius_graph
 from equiformer_pytorch.equiformer_pytorch import Equiformer
-from equiformer_pytorch.saved import read_saved
+from equiformer_pytorch.saved import read_saved, write_saved
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,8 @@ class EquiformerPotential(nn.Module):
         checks.check_floating("pos", pos)
         checks.check_finite("pos", pos, "atom")
         if cell is not None:
-            checks.check_floating("cell", checks.check_tensor("cell", cell))
-            cell = cell[None] if cell.ndim == 2 else cell
-            checks.check_shape("cell", cell, (None, 3, 3), "(structures, 3, 3), or (3, 3) for one")
+            cell = checks.check_cell(cell).to(pos.dtype)
             checks.check_finite("cell", cell, "structure")
-            cell = cell.to(pos.dtype)
             if stress and bool((torch.linalg.det(cell) == 0).any()):
                 raise ValueError(f"cell must have a volume in every structure for the stress, got {cell.tolist()}")
         elif stress:
@@ -250,8 +247,8 @@ class EquiformerPotential(nn.Module):
         self.energies.fit(structures)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write configuration and weights to a file for :meth:`from_checkpoint`."""
-        torch.save({"config": self.config, "state_dict": self.state_dict()}, path)
+        """Write configuration and weights to a file for :meth:`from_checkpoint`; whole, or the old file stays."""
+        write_saved({"config": self.config, "state_dict": self.state_dict()}, path)
 
     @classmethod
     def from_checkpoint(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> EquiformerPotential:

@@ -1,4 +1,4 @@
-"""Published checkpoints: weights, configuration and normalisers from the files that the official trainers write."""
+"""Published checkpoints: weights, configuration and normalisers, in files laid out as the official trainers' are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from equiformer_pytorch.published.scales import Scales
-from equiformer_pytorch.saved import read_saved
+from equiformer_pytorch.saved import read_saved, write_saved
 
 # Constants that the official code keeps in its state dict and that are computed here, by the end of their names.
 BUFFERS = re.compile(
@@ -27,8 +27,10 @@ Model = TypeVar("Model", bound="FromCheckpoint")
 
 
 class FromCheckpoint(nn.Module):
-    """Adds :meth:`from_checkpoint` to a model."""
+    """Adds :meth:`from_checkpoint` and :meth:`save` to a model."""
 
+    config: dict[str, Any]
+    """The constructor's arguments."""
     scales: Scales
     """What the outputs are to be multiplied with and shifted by, from the checkpoint."""
     infer_config: Callable[[Mapping[str, Tensor]], dict[str, Any]]
@@ -78,6 +80,20 @@ class FromCheckpoint(nn.Module):
         model.load_state_dict(weights, strict=True)
         model.scales = Scales.from_checkpoint(contents)
         return model.eval()
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write weights, configuration and :attr:`scales` to a file for :meth:`from_checkpoint`; whole, or the old
+        file stays."""
+        write_saved({"config": self.config, "state_dict": self.state_dict(), **self.scales.to_checkpoint()}, path)
+
+
+def arguments_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a constructor was called with, from its ``locals()`` at the start, as values that a file can hold."""
+    plain = {
+        name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        for name, value in given.items()
+    }
+    return {name: value for name, value in plain.items() if name not in ("self", "__class__")}
 
 
 def _plain_name(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,14 +40,36 @@ class Scales:
             return cls(normalizers)
         return cls(normalizers, torch.as_tensor(references["element_references"]).flatten())
 
+    def to_checkpoint(self) -> dict[str, Any]:
+        """What :meth:`from_checkpoint` reads."""
+        contents: dict[str, Any] = {
+            "normalizers": {
+                name: {"mean": mean, "rmsd": deviation} for name, (mean, deviation) in self.normalizers.items()
+            }
+        }
+        if self.element_energies is not None:
+            contents["elementrefs"] = {"energy": {"element_references": self.element_energies}}
+        return contents
+
+    def shifted(self, energies: Float[Tensor, " elements"]) -> Scales:
+        """With these energies (eV) added to those of the elements, by atomic number."""
+        total = energies.new_zeros(
+            max(len(energies), 0 if self.element_energies is None else len(self.element_energies))
+        )
+        for table in (energies, self.element_energies):
+            if table is not None:
+                total[: len(table)] += table.to(total)
+        return replace(self, element_energies=total)
+
     def apply(
         self, outputs: Mapping[str, Tensor], atomic_numbers: Int[Tensor, " atoms"], batch: Int[Tensor, " atoms"]
     ) -> dict[str, Tensor]:
-        """The outputs in the units of the data."""
+        """The outputs in the units of the data; energies in float64, since reference energies have more digits than
+        float32 holds."""
         scaled = {}
         for name, value in outputs.items():
             mean, deviation = self.normalizers.get(name, (0.0, 1.0))
-            scaled[name] = value * deviation + mean
+            scaled[name] = (value.double() if name == "energy" else value) * deviation + mean
         if self.element_energies is not None:
             energy = scaled["energy"]
             if int(atomic_numbers.max()) >= self.element_energies.shape[0]:

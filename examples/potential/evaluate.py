@@ -8,14 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from equiformer_pytorch import EquiformerPotential
-from equiformer_pytorch.atoms import collate_structures
-
-
-def predict(model: EquiformerPotential, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Energy and forces of a batch of :func:`collate_structures`."""
-    names = ("atomic_numbers", "pos", "batch", "cell", "edge_index", "cell_offsets")
-    return model(**{name: batch[name] for name in names})
+from equiformer_pytorch.atoms import Potential, collate_structures, element_energies, predict
 
 
 @dataclass(frozen=True)
@@ -53,17 +46,17 @@ class Errors:
         return (self.energies - self.true_energies).square().mean().sqrt().item()
 
 
-def errors(model: EquiformerPotential, structures: Dataset[dict[str, Tensor]], batch_size: int = 16) -> Errors:
+def errors(model: Potential, structures: Dataset[dict[str, Tensor]], batch_size: int = 16) -> Errors:
     """Of all structures."""
-    device = model.network.device
+    device = next(model.parameters()).device
+    of_element = element_energies(model).to(device)
     parts: list[tuple[Tensor, ...]] = []
     for batch in DataLoader(structures, batch_size, collate_fn=collate_structures):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.no_grad():
             out = predict(model, batch)
         atoms = torch.bincount(batch["batch"])
-        reference = model.energies.references[model.energies.index(batch["atomic_numbers"])]
-        reference = torch.zeros_like(out["energy"]).index_add(0, batch["batch"], reference)
+        reference = torch.zeros_like(out["energy"]).index_add(0, batch["batch"], of_element[batch["atomic_numbers"]])
         energies = ((energy - reference) / atoms for energy in (out["energy"], batch["energy"]))
         compared = (*energies, out["forces"], batch["forces"])
         parts.append(tuple(tensor.double().cpu() for tensor in compared))

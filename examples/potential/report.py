@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from equiformer_pytorch import EquiformerPotential
+from equiformer_pytorch.atoms import Potential
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.potential import evaluate
 
@@ -76,7 +76,7 @@ def table(found: dict[str, evaluate.Errors]) -> str:
     return "\n".join(lines)
 
 
-def write_report(folder: Path, model: EquiformerPotential, tests: dict[str, Dataset[dict[str, Tensor]]]) -> None:
+def write_report(folder: Path, model: Potential, tests: dict[str, Dataset[dict[str, Tensor]]]) -> None:
     """Saves the potential, evaluates it, prints the table, and writes it and the plots."""
     model.save(folder / "potential.pt")
     found = {name: evaluate.errors(model, dataset) for name, dataset in tests.items()}

@@ -1,31 +1,33 @@
-"""One run of `train_potential.py`: data, model, training, evaluation, report."""
+"""What a run of `train_potential.py` trains, and on what."""
 
 from __future__ import annotations
 
-import signal
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import huber_loss
 
-from equiformer_pytorch import EquiformerPotential
-from equiformer_pytorch.atoms import StructureDataset, collate_structures, load_structures
-from equiformer_pytorch.training import SampleStream, TrainSettings, train
-from examples.potential import data, evaluate, report
+from equiformer_pytorch.atoms import (
+    Potential,
+    StructureDataset,
+    collate_structures,
+    load_structures,
+    predict,
+    refit_references,
+)
+from examples.potential import data, evaluate, report, start
 from examples.potential.settings import Settings
-from examples.runs import RunError, samples_needed
+from examples.runs import Job, RunError
 
 SETUP_ERRORS = (data.DataError, RunError)
 ROBUST = {"delta": 0.1, "reduction": "none"}
 
 
-def load_data(settings: Settings) -> dict[str, StructureDataset]:
-    """The splits: train, valid and one or more whose names begin with test."""
+def load_data(settings: Settings, model: Potential | None) -> dict[str, StructureDataset]:
+    """The splits: train, valid and one or more whose names begin with test; with graphs as the model sees them."""
     if settings.data in ("g2", "aspirin"):
         make = {"g2": data.g2, "aspirin": data.aspirin}[settings.data]
         paths = make(Path(settings.data_folder) / settings.data)
@@ -34,28 +36,19 @@ def load_data(settings: Settings) -> dict[str, StructureDataset]:
     wanted = [name for name in paths if name in ("train", "valid") or name.startswith("test")]
     if not {"train", "valid"} < set(wanted):
         raise RunError(f"{settings.data} must have train.xyz, valid.xyz and test….xyz, got {sorted(paths)}")
+    cutoff, nearest, dtype = settings.cutoff, None, None
+    if model is not None:
+        cutoff, nearest, dtype = model.cutoff, model.max_neighbors, next(model.parameters()).dtype
     try:
-        return {name: load_structures(paths[name], settings.cutoff) for name in wanted}
+        splits = {name: load_structures(paths[name], cutoff, max_neighbors=nearest, dtype=dtype) for name in wanted}
     except ValueError as error:
         raise RunError(str(error)) from error
-
-
-def make_model(settings: Settings, train_set: StructureDataset) -> EquiformerPotential:
-    """With weights that depend on the seed only, reference energies and scale from the training set."""
-    torch.manual_seed(settings.seed)
-    species = sorted({int(number) for item in train_set.items for number in item["atomic_numbers"]})
-    model = EquiformerPotential(
-        species=species,
-        cutoff=settings.cutoff,
-        dim=settings.dim[0] if len(settings.dim) == 1 else settings.dim,
-        num_degrees=settings.num_degrees,
-        depth=settings.depth,
-        heads=settings.heads,
-        dim_head=settings.dim_head,
-        l2_dist_attention=settings.attention == "l2",
-    )
-    model.fit(train_set.items)
-    return model
+    for name, structures in splits.items():
+        for label in ("energy", "forces"):
+            without = [index for index, item in enumerate(structures.items) if label not in item]
+            if without:
+                raise RunError(f"{paths[name]}, record {without[0]}: it has no {label}")
+    return splits
 
 
 def loss(
@@ -66,7 +59,7 @@ def loss(
     Energies are those of a structure over the root of its number of atoms, which their errors grow with. Beyond
     `ROBUST` the loss grows linearly: strained geometries have forces ten times the usual ones.
     """
-    out = evaluate.predict(model, batch)
+    out = predict(model, batch)
     atoms = torch.bincount(batch["batch"])
     energy = huber_loss(out["energy"] / (scale * atoms**0.5), batch["energy"] / (scale * atoms**0.5), **ROBUST)
     per_atom = huber_loss(out["forces"] / scale, batch["forces"] / scale, **ROBUST).mean(1)
@@ -79,48 +72,39 @@ def draw(item: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tenso
     return item
 
 
-def run(
-    settings: Settings,
-    folder: Path,
-    checkpoint: dict[str, Any] | None,
-    accelerator: Accelerator,
-    loop: TrainSettings,
-) -> signal.Signals | None:
-    """Trains, and reports unless it was stopped. Returns the signal that stopped it, if one did."""
+def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accelerator) -> Job:
+    """Data, model and what is done with them."""
+    model = None
+    if settings.checkpoint is not None:
+        model = start.potential_of(folder / start.START if resumed else settings.checkpoint, settings)
     with accelerator.main_process_first():  # the others find what it made
-        splits = load_data(settings)
-    model = make_model(settings, splits["train"])
-    sizes = ", ".join(f"{len(dataset)} {name}" for name, dataset in splits.items())
-    accelerator.print(
-        f"{folder}: structures: {sizes}; {sum(weight.numel() for weight in model.parameters()):,} weights on "
-        f"{accelerator.device}, {accelerator.num_processes} process(es)"
-    )
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-    scale = model.energies.scale.item()
+        splits = load_data(settings, model)
+    if model is None:
+        model = start.new_potential(settings, splits["train"])
+    start.check_structures(model, splits)
+    if settings.checkpoint is not None and not resumed:
+        refit_references(model.to(accelerator.device), splits["train"].items)
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True)
+            model.save(folder / start.START)
+    forces = torch.cat([item["forces"] for item in splits["train"].items])
+    scale = forces.double().square().mean().sqrt().item()
 
     def validate(averaged: nn.Module) -> float:
         return evaluate.errors(averaged.module, splits["valid"]).force_rmse
 
-    outcome = train(
-        model=model,
-        loss_function=partial(
-            loss, scale=scale, energy_weight=settings.energy_weight, force_weight=settings.force_weight
-        ),
-        samples=SampleStream(splits["train"].items, draw, samples_needed(settings, accelerator), settings.seed),
-        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0),
-        settings=loop,
-        accelerator=accelerator,
-        folder=folder,
-        about=asdict(settings),
-        validate=validate,
-        resume=checkpoint,
-        collate_fn=collate_structures,
-    )
-    if outcome.stopped_by is None and accelerator.is_main_process:
-        if outcome.step < settings.steps:
-            print(f"time is up at step {outcome.step} of {settings.steps}; --resume {folder.name} goes on")
+    def leave(averaged: nn.Module) -> None:
         tests = {name: dataset for name, dataset in splits.items() if name.startswith("test")}
-        report.write_report(folder, outcome.ema, tests)
-    accelerator.end_training()
-    return outcome.stopped_by
+        report.write_report(folder, averaged, tests)
+
+    return Job(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0),
+        loss=partial(loss, scale=scale, energy_weight=settings.energy_weight, force_weight=settings.force_weight),
+        items=splits["train"].items,
+        draw=draw,
+        validate=validate,
+        report=leave,
+        data="structures: " + ", ".join(f"{len(dataset)} {name}" for name, dataset in splits.items()),
+        collate=collate_structures,
+    )

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from examples.options import TrainingOptions, count, option, positive, whole
 
+# Options that a file given with --checkpoint decides.
+OF_NEW_POTENTIALS = ("cutoff", "dim", "num_degrees", "depth", "heads", "dim_head", "attention")
+
 
 @dataclass(frozen=True)
 class Settings(TrainingOptions):
@@ -15,6 +18,13 @@ class Settings(TrainingOptions):
         "g2", "g2 or aspirin, made here with GFN2-xTB; or a folder with train.xyz, valid.xyz and test….xyz", str
     )
     data_folder: str = option("potential_data", "where data sets that are made here are kept", str, metavar="FOLDER")
+    checkpoint: str | None = option(
+        None,
+        "go on from this potential: potential.pt of another run, or a file of an EquiformerV2 or EquiformerV3, which"
+        " decides the model and its cutoff; reference energies are fitted to the data anew",
+        str,
+        metavar="FILE",
+    )
     cutoff: float = option(4.5, "radius within which atoms see each other, in Å", positive)
     dim: tuple[int, ...] = option((32,), "channels, of all degrees or of degree 0, 1, …", count, nargs="+")
     num_degrees: int = option(3, "degrees of the features", count)

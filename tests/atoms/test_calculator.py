@@ -120,6 +120,7 @@ def test_published_models(direct):
         expected = model.predict(atoms)
         assert atoms.get_potential_energy() == pytest.approx(expected["energy"].item(), rel=1e-12)
         assert np.allclose(atoms.get_forces(), expected["forces"].detach().numpy(), rtol=0, atol=1e-12)
+        assert ("stress" in atoms.calc.results) == ("cell" in structure)
         if "cell" in structure:
             stress = expected["stress"].detach().numpy().reshape(3, 3)
             assert np.allclose(atoms.get_stress(voigt=False), (stress + stress.T) / 2, rtol=0, atol=1e-12)

@@ -1,0 +1,120 @@
+"""Whichever model a file holds: the right one is loaded, used alike, and saved again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("ase")
+from ase import Atoms
+
+from equiformer_pytorch import EquiformerPotential, EquiformerV2, EquiformerV3
+from equiformer_pytorch.atoms import (
+    EquiformerCalculator,
+    collate_structures,
+    element_energies,
+    load_potential,
+    predict,
+    radius_graph,
+    refit_references,
+)
+from equiformer_pytorch.published.scales import Scales
+from tests.atoms.potentials import molecule, potential
+from tests.published import GRADIENT, V2, V3, build
+
+SCALES = Scales({"energy": (0.5, 2.0), "forces": (0.0, 2.0)}, torch.linspace(-9, 9, 20, dtype=torch.float64))
+
+
+def model_of(kind: str) -> EquiformerPotential | EquiformerV2 | EquiformerV3:
+    if kind == "own":
+        return potential()
+    model = build(kind)
+    model.scales = SCALES
+    return model
+
+
+def structures(count: int = 6) -> list[dict[str, torch.Tensor]]:
+
+    found = []
+    for seed in range(count):
+        item = molecule(3 + seed, seed)
+        edge_index, cell_offsets = radius_graph(item["pos"], 3.0)
+        cell, pbc = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
+        found.append({**item, "edge_index": edge_index, "cell_offsets": cell_offsets, "cell": cell, "pbc": pbc})
+    return found
+
+
+@pytest.mark.parametrize("kind", ["own", "v2", "v3", "gradient"])
+def test_saved_and_loaded(kind: str, tmp_path: Path) -> None:
+    model = model_of(kind)
+    model.save(tmp_path / "model.pt")
+    again = load_potential(tmp_path / "model.pt")
+    assert type(again) is type(model)
+    assert again.config == model.config
+    item = molecule(5)
+    atoms = Atoms(item["atomic_numbers"].numpy(), item["pos"].numpy())
+    calculators = [EquiformerCalculator(source) for source in (model, tmp_path / "model.pt")]
+    assert calculators[0].get_potential_energy(atoms) == calculators[1].get_potential_energy(atoms)
+    assert (calculators[0].get_forces(atoms) == calculators[1].get_forces(atoms)).all()
+
+
+@pytest.mark.parametrize(("kind", "config"), [("v2", V2), ("v3", V3), ("gradient", GRADIENT)])
+def test_files_of_official_trainers(kind: str, config: dict) -> None:
+    """Nested configuration, prefixes, constants; averaged weights are taken where there are some."""
+    plain, averaged = build(kind), build(kind)
+    with torch.no_grad():
+        for weight in averaged.parameters():
+            weight.mul_(0.5)
+    weights = {f"module.module.{name}": value for name, value in plain.state_dict().items()}
+    file = {
+        "state_dict": {**weights, "module.module.distance_expansion.offset": torch.linspace(0, 4, 8)},
+        "config": {"model": {"name": "equiformer", **config}},
+        "normalizers": {"energy": {"mean": torch.tensor(1.0), "rmsd": torch.tensor(2.0)}},
+        "ema": None,
+    }
+    batch = {**structures(1)[0], "batch": torch.zeros(3, dtype=torch.long)}
+    batch["cell"] = batch["cell"][None]
+    for ema, wanted in ((None, plain), ({"shadow_params": list(averaged.parameters())}, averaged)):
+        found = predict(load_potential({**file, "ema": ema}), batch)["energy"]
+        wanted.scales = Scales({"energy": (1.0, 2.0)})
+        assert torch.equal(found, predict(wanted, batch)["energy"])
+
+
+@pytest.mark.parametrize("kind", ["own", "v2", "gradient"])
+def test_references_are_refitted(kind: str) -> None:
+    """Energies of the model itself, another zero for each element: that zero is found, forces stay, single precision
+    is no obstacle."""
+    model = model_of(kind).float()
+    items = [{name: t.float() if t.is_floating_point() else t for name, t in item.items()} for item in structures()]
+    zero = torch.zeros(119, dtype=torch.float64)
+    zero[[1, 6, 8]] = torch.tensor([-13.605, -1030.25, -2041.5], dtype=torch.float64)
+
+    batch = collate_structures(items)
+    before = predict(model, batch)
+    for item, energy in zip(items, before["energy"].detach(), strict=True):
+        item["energy"] = energy + zero[item["atomic_numbers"]].sum()
+    old = element_energies(model)
+    refit_references(model, items, batch_size=4)
+    torch.testing.assert_close(element_energies(model) - old, zero, rtol=0, atol=1e-6)
+    after = predict(model, batch)
+    assert after["energy"].dtype == torch.float64
+    torch.testing.assert_close(after["energy"], torch.stack([item["energy"] for item in items]), rtol=0, atol=1e-4)
+    assert torch.equal(after["forces"], before["forces"])
+    with pytest.raises(ValueError, match="empty"):
+        refit_references(model, [])
+
+
+def test_what_is_no_potential(tmp_path: Path) -> None:
+    torch.save({"model": {"network.weight": torch.zeros(1)}}, tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"run\.pt holds none of EquiformerPotential"):
+        load_potential(tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="source holds none of"):
+        load_potential({"state_dict": [1, 2]})
+    state = build("v2").state_dict()
+    torch.save({"state_dict": state, "config": {**V2, "num_layers": 3}}, tmp_path / "layers.pt")
+    with pytest.raises(ValueError, match=r"layers\.pt does not fit EquiformerV2: .*missing: blocks\.2"):
+        load_potential(tmp_path / "layers.pt")
+    with pytest.raises(FileNotFoundError):
+        EquiformerCalculator(tmp_path / "none.pt")

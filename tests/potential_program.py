@@ -1,0 +1,56 @@
+"""What tests of `examples.train_potential` share: data, and calls of the program."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from ase.build import molecule
+from ase.calculators.morse import MorsePotential
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from equiformer_pytorch.training.metrics import read_metrics
+from examples import train_potential
+from examples.program import main
+
+ROOT = Path(train_potential.__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def call(*arguments: object) -> int:
+    """The program in this process; its exit code."""
+    try:
+        return main(train_potential.PROGRAM, [str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def make_data(folder: Path) -> Path:
+    """Rattled molecules with the energies and forces of a Morse potential."""
+    generator = np.random.default_rng(0)
+    for split, names in {
+        "train": ("CH4", "H2O"),
+        "valid": ("H2O",),
+        "test": ("CH4",),
+        "test_molecules": ("CO2",),
+    }.items():
+        frames = []
+        for name in names * 6:
+            atoms = molecule(name)
+            atoms.positions += generator.normal(scale=0.05, size=atoms.positions.shape)
+            atoms.calc = MorsePotential(r0=1.2, rho0=2.0, epsilon=1.0, rcut1=3.0, rcut2=4.0)
+            labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+            atoms.calc = SinglePointCalculator(atoms, **labels)
+            frames.append(atoms)
+        write(folder / f"{split}.xyz", frames, format="extxyz")
+    return folder
+
+
+def metrics_of(folder: Path) -> list[dict[str, str]]:
+    """Its rows but for the time that they took."""
+    return [
+        {name: value for name, value in row.items() if name != "seconds"}
+        for row in read_metrics(folder / "metrics.csv")
+    ]

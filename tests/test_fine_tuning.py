@@ -1,0 +1,161 @@
+"""`examples.train_potential --checkpoint`: what a file holds is trained on, and comes back as potential.pt."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="needs the extra examples")
+pytest.importorskip("ase", reason="needs the extra atoms")
+
+from accelerate.state import AcceleratorState
+from ase.io import read, write
+
+from equiformer_pytorch import EquiformerPotential, EquiformerV2, EquiformerV3
+from equiformer_pytorch.atoms import EquiformerCalculator, Target, load_potential, load_structures
+from equiformer_pytorch.training.metrics import read_metrics
+from examples.potential import evaluate, report
+from tests.potential_program import ENVIRONMENT, ROOT, call, make_data, metrics_of
+from tests.published import GRADIENT, V2, V3
+
+KINDS = {
+    "v2": (EquiformerV2, V2),
+    "v3": (EquiformerV3, {**V3, "drop_path_rate": 0.1}),
+    "gradient": (EquiformerV3, {**GRADIENT, "attn_weights_drop": 0.1, "drop_path_rate": 0.1}),
+    "own": (EquiformerPotential, {"species": [1, 6, 8], "dim": 4, "num_degrees": 2, "depth": 1, "heads": 1}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _forget_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+def begin(kind: str, folder: Path, **changes: object) -> Path:
+    """A file to go on from."""
+    torch.manual_seed(0)
+    cls, config = KINDS[kind]
+    path = folder / f"{'-'.join((kind, *changes))}.pt"
+    cls(**{**config, **changes}).save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_learns_and_gives_what_was_evaluated(kind: str, data: Path, tmp_path: Path) -> None:
+    options = ["--checkpoint", begin(kind, tmp_path), "--batch-size=4", "--warmup=3", "--ema=0.9", "--lr=0.005"]
+    assert call("--runs", tmp_path, "--data", data, *options, "--steps=40") == 0
+    folder = tmp_path / "potential"
+    losses = [float(row["train"]) for row in metrics_of(folder)]
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+
+    model = load_potential(folder / "potential.pt")
+    assert type(model) is KINDS[kind][0]
+    assert not model.training
+    calculator = EquiformerCalculator(folder / "potential.pt")
+    found = {}
+    for split in ("test", "test_molecules"):
+        structures = load_structures(data / f"{split}.xyz", model.cutoff, max_neighbors=model.max_neighbors)
+        found[split] = evaluate.errors(model, structures)
+        frames = read(data / f"{split}.xyz", ":")
+        forces = np.concatenate([calculator.get_forces(atoms) for atoms in frames])
+        np.testing.assert_allclose(forces, found[split].forces, atol=2e-5)
+        off = [(calculator.get_potential_energy(a) - a.get_potential_energy()) / len(a) for a in frames]
+        np.testing.assert_allclose(off, found[split].energies - found[split].true_energies, atol=2e-5)
+    assert (folder / "evaluation.txt").read_text() == report.table(found) + "\n"
+
+
+def test_another_zero_of_energy(data: Path, tmp_path: Path) -> None:
+    """Data that differ by an energy per atom are learned alike: references are fitted anew."""
+    other, shift = tmp_path / "other", {"H": -13.5, "C": -1030.0, "O": -2040.0}
+    other.mkdir()
+    for path in data.glob("*.xyz"):
+        frames = read(path, ":")
+        for atoms in frames:
+            atoms.calc.results["energy"] += sum(shift[symbol] for symbol in atoms.symbols)
+        write(other / path.name, frames, format="extxyz")
+    start = begin("gradient", tmp_path)
+    energies = []
+    for folder, name in ((data, "here"), (other, "there")):
+        options = ["--data", folder, "--checkpoint", start, "--steps=4", "--batch-size=2", "--name", name]
+        assert call("--runs", tmp_path, *options) == 0
+        calculator = EquiformerCalculator(tmp_path / name / "potential.pt")
+        energies.append([calculator.get_potential_energy(atoms) for atoms in read(data / "test.xyz", ":")])
+    assert np.subtract(energies[1], energies[0]) == pytest.approx(shift["C"] + 4 * shift["H"], abs=1e-3)
+
+
+def test_killed_and_resumed_without_the_first_file(data: Path, tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "examples.train_potential", "--runs", tmp_path]
+    options = ["--data", data, "--steps=30", "--batch-size=2", "--checkpoint-every=3", "--validate-every=10"]
+    start = begin("gradient", tmp_path)
+
+    def run(command: list) -> None:
+        subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
+
+    run([*program, *options, "--checkpoint", start, "--name", "whole"])
+    command = [*program, *options, "--checkpoint", start, "--name", "parts"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL)
+    folder, deadline = tmp_path / "parts", time.monotonic() + 60
+    while not (folder / "metrics.csv").exists() or len(read_metrics(folder / "metrics.csv")) < 5:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 5 <= len(metrics_of(folder)) < 30
+    start.unlink()
+    run([*program, "--resume", "parts"])
+    assert metrics_of(folder) == metrics_of(tmp_path / "whole")
+    whole, parts = (torch.load(tmp_path / name / "potential.pt", weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(parts["state_dict"][name], weight) for name, weight in whole["state_dict"].items())
+    references = [file["elementrefs"]["energy"]["element_references"] for file in (whole, parts)]
+    assert torch.equal(*references)
+
+
+def test_a_head_that_nothing_trains_is_left_out(data: Path, tmp_path: Path) -> None:
+    options = ["--checkpoint", begin("v3", tmp_path), "--steps=1", "--batch-size=2"]
+    assert call("--runs", tmp_path, "--data", data, *options) == 0
+    trained = load_potential(tmp_path / "potential" / "potential.pt")
+    assert isinstance(trained, EquiformerV3)
+    assert trained.stress_block is None
+
+
+def test_mistakes_get_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, v2 = tmp_path / "runs", begin("v2", tmp_path)
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    torch.save({"epoch": 3}, tmp_path / "epoch.pt")
+    torch.save({**torch.load(v2, weights_only=True), "config": {"depth": 3}}, tmp_path / "depth.pt")
+    (tmp_path / "energies").mkdir()
+    for path in data.glob("*.xyz"):
+        text = path.read_text().replace(":forces:R:3", ":other:R:3")
+        (tmp_path / "energies" / path.name).write_text(text)
+    for options, said in (
+        (["--checkpoint", tmp_path / "none.pt"], ("--checkpoint", "none.pt")),
+        (["--checkpoint", tmp_path / "text.pt"], ("--checkpoint", "text.pt")),
+        (["--checkpoint", tmp_path / "epoch.pt"], ("--checkpoint", "epoch.pt", "EquiformerV3")),
+        (["--checkpoint", tmp_path / "depth.pt"], ("--checkpoint", "depth.pt", "EquiformerV2", "depth")),
+        (["--checkpoint", v2, "--num-degrees=3", "--dim", "8"], ("leave out --dim",)),
+        (["--checkpoint", begin("own", tmp_path, species=[1, 6])], ("[8]", "does not know")),
+        (["--checkpoint", begin("gradient", tmp_path, max_num_elements=7)], ("[8]", "does not know")),
+        (["--checkpoint", begin("own", tmp_path, targets={"charges": Target(0)})], ("targets ['charges']",)),
+        (["--checkpoint", begin("v2", tmp_path, regress_forces=False)], ("gives no forces",)),
+        (["--data", tmp_path / "energies"], ("test.xyz", "no forces")),
+    ):
+        assert call("--runs", runs, "--data", data, *options) == 2, options
+        error = capsys.readouterr().err
+        assert all(words in error for words in said), error
+        assert error.count("\n") == 1, error
+    assert not runs.exists()

@@ -26,11 +26,11 @@ from benchmarks.compare import machine
 from benchmarks.process import ROOT
 from examples.potential import data
 
-MODEL = {"cutoff": 4.5, "dim": 32, "num_degrees": 3, "depth": 2, "heads": 4, "dim_head": 8}
+MODEL = {"cutoff": 4.5, "dim": 32, "num_degrees": 4, "depth": 2, "heads": 4, "dim_head": 8}
 OURS = {
     "model": MODEL,
     "batch_size": 5,
-    "lr": 2e-3,
+    "lr": 3e-3,
     "warmup": 20,  # thousandths of the budget
     "ema": 0.99,
     "clip": 10.0,

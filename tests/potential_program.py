@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-from ase.build import molecule
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.calculators.morse import MorsePotential
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
@@ -42,6 +43,27 @@ def make_data(folder: Path) -> Path:
             atoms.positions += generator.normal(scale=0.05, size=atoms.positions.shape)
             atoms.calc = MorsePotential(r0=1.2, rho0=2.0, epsilon=1.0, rcut1=3.0, rcut2=4.0)
             labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+            atoms.calc = SinglePointCalculator(atoms, **labels)
+            frames.append(atoms)
+        write(folder / f"{split}.xyz", frames, format="extxyz")
+    return folder
+
+
+def make_crystals(folder: Path) -> Path:
+    """Strained and rattled aluminium with the energies, forces and stress of EMT."""
+    generator = np.random.default_rng(0)
+    for split, count in {"train": 12, "valid": 4, "test": 4}.items():
+        frames = []
+        for _ in range(count):
+            atoms = bulk("Al", cubic=True)
+            atoms.set_cell(atoms.cell @ (np.eye(3) + generator.normal(scale=0.03, size=(3, 3))), scale_atoms=True)
+            atoms.positions += generator.normal(scale=0.05, size=atoms.positions.shape)
+            atoms.calc = EMT()
+            labels = {
+                "energy": atoms.get_potential_energy(),
+                "forces": atoms.get_forces(),
+                "stress": atoms.get_stress(),
+            }
             atoms.calc = SinglePointCalculator(atoms, **labels)
             frames.append(atoms)
         write(folder / f"{split}.xyz", frames, format="extxyz")

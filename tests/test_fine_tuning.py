@@ -23,7 +23,7 @@ from equiformer_pytorch import EquiformerPotential, EquiformerV2, EquiformerV3
 from equiformer_pytorch.atoms import EquiformerCalculator, Target, load_potential, load_structures
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.potential import evaluate, report
-from tests.potential_program import ENVIRONMENT, ROOT, call, make_data, metrics_of
+from tests.potential_program import ENVIRONMENT, ROOT, call, make_crystals, make_data, metrics_of
 from tests.published import GRADIENT, V2, V3
 
 KINDS = {
@@ -76,6 +76,45 @@ def test_learns_and_gives_what_was_evaluated(kind: str, data: Path, tmp_path: Pa
         off = [(calculator.get_potential_energy(a) - a.get_potential_energy()) / len(a) for a in frames]
         np.testing.assert_allclose(off, found[split].energies - found[split].true_energies, atol=2e-5)
     assert (folder / "evaluation.txt").read_text() == report.table(found) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("own", {"species": [13], "cutoff": 4.0}), ("v3", {"regress_stress": True}), ("gradient", {})],
+)
+def test_learns_stress(kind: str, changes: dict, tmp_path: Path) -> None:
+    """Where the data have it; and the calculator gives what was learned."""
+    data = tmp_path / "crystals"
+    data.mkdir()
+    make_crystals(data)
+    start = begin(kind, tmp_path, **changes)
+    options = ["--data", data, "--checkpoint", start, "--batch-size=4", "--warmup=3", "--ema=0.9", "--lr=0.005"]
+    model = load_potential(start)
+    structures = load_structures(data / "test.xyz", model.cutoff, max_neighbors=model.max_neighbors)
+    before = evaluate.errors(model, structures).stress_mae
+    assert before is not None
+    learned = {}
+    for weight in (1e-9, 10):
+        name = f"weight{weight}"
+        assert call("--runs", tmp_path, *options, "--steps=40", "--name", name, f"--stress-weight={weight}") == 0
+        model = load_potential(tmp_path / name / "potential.pt")
+        found = evaluate.errors(model, structures)
+        learned[weight] = found.stress_mae
+        calculator = EquiformerCalculator(model)
+        for atoms, stress in zip(read(data / "test.xyz", ":"), found.stresses, strict=True):
+            atoms.calc = calculator
+            np.testing.assert_allclose(atoms.get_stress(voigt=False), stress, atol=2e-6)
+        assert f"{1e3 * learned[weight]:.3f}" in (tmp_path / name / "evaluation.txt").read_text()
+    assert learned[10] < 0.7 * min(before, learned[1e-9]), (before, learned)
+
+
+def test_some_structures_without_stress(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_crystals(tmp_path)
+    frames = read(tmp_path / "train.xyz", ":")
+    del frames[5].calc.results["stress"]
+    write(tmp_path / "train.xyz", frames, format="extxyz")
+    assert call("--runs", tmp_path, "--data", tmp_path, "--steps=2") == 2
+    assert "train.xyz, record 5: it has no stress, others have" in capsys.readouterr().err
 
 
 def test_another_zero_of_energy(data: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from equiformer_pytorch.atoms.neighbours import radius_graph
 from equiformer_pytorch.atoms.potential import EquiformerPotential, Target
 
 if TYPE_CHECKING:
-    from equiformer_pytorch.atoms.batches import element_energies, predict, refit_references
+    from equiformer_pytorch.atoms.batches import element_energies, gives_stress, predict, refit_references
     from equiformer_pytorch.atoms.calculator import EquiformerCalculator
     from equiformer_pytorch.atoms.load import Potential, load_potential
     from equiformer_pytorch.atoms.structures import StructureDataset, collate_structures, load_structures
@@ -20,6 +20,7 @@ __all__ = [
     "Target",
     "collate_structures",
     "element_energies",
+    "gives_stress",
     "load_potential",
     "load_structures",
     "predict",
@@ -34,6 +35,7 @@ _LATER = {
     "StructureDataset": "structures",
     "collate_structures": "structures",
     "element_energies": "batches",
+    "gives_stress": "batches",
     "load_potential": "load",
     "load_structures": "structures",
     "predict": "batches",

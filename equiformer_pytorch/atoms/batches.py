@@ -20,19 +20,35 @@ from equiformer_pytorch.published.model import PublishedModel
 INPUTS = ("atomic_numbers", "pos", "batch", "cell", "edge_index", "cell_offsets")
 
 
-def predict(potential: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def predict(potential: nn.Module, batch: Mapping[str, Tensor], *, stress: bool = False) -> dict[str, Tensor]:
     """Energy (structures,) in eV and float64, and forces (atoms, 3) in eV/Å, to train on or to compare.
 
     Args:
         potential: an :class:`EquiformerPotential`, :class:`EquiformerV2` or :class:`EquiformerV3`, or
             ``DistributedDataParallel`` around one.
         batch: of :func:`collate_structures`.
+        stress: also the stress (structures, 3, 3) in eV/Å³.
+
+    Raises:
+        ValueError: a stress is wanted of a model that gives none, or of structures without volume.
     """
-    out = potential(**{name: batch[name] for name in INPUTS})
     model = potential.module if isinstance(potential, DistributedDataParallel) else potential
-    if isinstance(model, PublishedModel):
-        return model.scales.apply(out, batch["atomic_numbers"], batch["batch"])
+    if stress and not gives_stress(model):
+        raise ValueError("stress is wanted, and the model gives none (regress_stress is False)")
+    inputs = {name: batch[name] for name in INPUTS}
+    if not isinstance(model, PublishedModel):
+        return potential(**inputs, stress=stress)
+    out = model.scales.apply(potential(**inputs), batch["atomic_numbers"], batch["batch"])
+    if stress:
+        out["stress"] = out["stress"].unflatten(-1, (3, 3))
     return out
+
+
+def gives_stress(potential: nn.Module) -> bool:
+    """Whether the model knows of stress: an :class:`EquiformerPotential` always, others with ``regress_stress``."""
+    if isinstance(potential, PublishedModel):
+        return potential.stress_block is not None or potential.gradient_stress
+    return True
 
 
 def element_energies(potential: Potential) -> Float64[Tensor, " elements"]:

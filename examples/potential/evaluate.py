@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from equiformer_pytorch.atoms import Potential, collate_structures, element_energies, predict
+from equiformer_pytorch.atoms import Potential, collate_structures, element_energies, gives_stress, predict
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Predicted and true, in eV per atom, beyond the reference energies of the atoms, and eV/Å."""
+    """Predicted and true, in eV per atom, beyond the reference energies of the atoms, eV/Å, and eV/Å³."""
 
     energies: Tensor
     true_energies: Tensor
     forces: Tensor
     true_forces: Tensor
+    stresses: Tensor
+    """None at all, (0, 3, 3), where the data or the model have no stress."""
+    true_stresses: Tensor
 
     @property
     def force_mae(self) -> float:
@@ -45,6 +48,11 @@ class Errors:
         """eV per atom."""
         return (self.energies - self.true_energies).square().mean().sqrt().item()
 
+    @property
+    def stress_mae(self) -> float | None:
+        """Mean absolute error of the components, eV/Å³; None where there is no stress."""
+        return (self.stresses - self.true_stresses).abs().mean().item() if len(self.stresses) else None
+
 
 def errors(model: Potential, structures: Dataset[dict[str, Tensor]], batch_size: int = 16) -> Errors:
     """Of all structures."""
@@ -54,10 +62,12 @@ def errors(model: Potential, structures: Dataset[dict[str, Tensor]], batch_size:
     for batch in DataLoader(structures, batch_size, collate_fn=collate_structures):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.no_grad():
-            out = predict(model, batch)
+            with_stress = "stress" in batch and gives_stress(model)
+            out = predict(model, batch, stress=with_stress)
         atoms = torch.bincount(batch["batch"])
         reference = torch.zeros_like(out["energy"]).index_add(0, batch["batch"], of_element[batch["atomic_numbers"]])
         energies = ((energy - reference) / atoms for energy in (out["energy"], batch["energy"]))
-        compared = (*energies, out["forces"], batch["forces"])
+        stresses = (out["stress"], batch["stress"]) if with_stress else 2 * (batch["pos"].new_zeros(0, 3, 3),)
+        compared = (*energies, out["forces"], batch["forces"], *stresses)
         parts.append(tuple(tensor.double().cpu() for tensor in compared))
     return Errors(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -65,13 +65,17 @@ def plot_parity(found: dict[str, evaluate.Errors], path: Path) -> None:
 
 def table(found: dict[str, evaluate.Errors]) -> str:
     """Errors on every test set."""
-    lines = [f"{'':24s}{'forces / meV/Å':>32s}{'energy / meV/atom':>22s}"]
-    lines.append(f"{'':24s}{'MAE':>10s}{'RMSE':>10s}{'/ mean |F|':>12s}{'MAE':>11s}{'RMSE':>11s}")
+    stress = {name: errors.stress_mae for name, errors in found.items() if errors.stress_mae is not None}
+    groups, columns = (f"{'stress / meV/Å³':>18s}", f"{'MAE':>18s}") if stress else ("", "")
+    lines = [
+        f"{'':24s}{'forces / meV/Å':>32s}{'energy / meV/atom':>22s}{groups}",
+        f"{'':24s}{'MAE':>10s}{'RMSE':>10s}{'/ mean |F|':>12s}{'MAE':>11s}{'RMSE':>11s}{columns}",
+    ]
     for name, errors in found.items():
         lines.append(
             f"{NAMES.get(name, name):24s}{1e3 * errors.force_mae:10.1f}{1e3 * errors.force_rmse:10.1f}"
             f"{100 * errors.force_mae / errors.force_size:10.1f} %{1e3 * errors.energy_mae:11.2f}"
-            f"{1e3 * errors.energy_rmse:11.2f}"
+            f"{1e3 * errors.energy_rmse:11.2f}" + (f"{1e3 * stress[name]:18.3f}" if name in stress else "")
         )
     return "\n".join(lines)
 

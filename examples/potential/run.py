@@ -14,10 +14,12 @@ from equiformer_pytorch.atoms import (
     Potential,
     StructureDataset,
     collate_structures,
+    gives_stress,
     load_structures,
     predict,
     refit_references,
 )
+from equiformer_pytorch.published.model import PublishedModel
 from examples.potential import data, evaluate, report, start
 from examples.potential.settings import Settings
 from examples.runs import Job, RunError
@@ -48,23 +50,39 @@ def load_data(settings: Settings, model: Potential | None) -> dict[str, Structur
             without = [index for index, item in enumerate(structures.items) if label not in item]
             if without:
                 raise RunError(f"{paths[name]}, record {without[0]}: it has no {label}")
+        without = [index for index, item in enumerate(structures.items) if "stress" not in item]
+        if without and len(without) < len(structures.items):
+            raise RunError(f"{paths[name]}, record {without[0]}: it has no stress, others have")
     return splits
 
 
 def loss(
-    model: nn.Module, batch: dict[str, Tensor], *, scale: float, energy_weight: float, force_weight: float
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    *,
+    scale: float,
+    energy_weight: float,
+    force_weight: float,
+    stress_weight: float | None,
 ) -> Tensor:
-    """Huber errors of energies and of force components, in units of the scale of the forces, mean over structures.
+    """Huber errors of energies, of force components and, with `stress_weight`, of those of the virial, in units of the
+    scale of the forces, mean over structures.
 
-    Energies are those of a structure over the root of its number of atoms, which their errors grow with. Beyond
-    `ROBUST` the loss grows linearly: strained geometries have forces ten times the usual ones.
+    Energies and virials are those of a structure over the root of its number of atoms, which their errors grow with.
+    Beyond `ROBUST` the loss grows linearly: strained geometries have forces ten times the usual ones.
     """
-    out = predict(model, batch)
+    out = predict(model, batch, stress=stress_weight is not None)
     atoms = torch.bincount(batch["batch"])
-    energy = huber_loss(out["energy"] / (scale * atoms**0.5), batch["energy"] / (scale * atoms**0.5), **ROBUST)
+    unit = scale * atoms**0.5
+    energy = huber_loss(out["energy"] / unit, batch["energy"] / unit, **ROBUST)
     per_atom = huber_loss(out["forces"] / scale, batch["forces"] / scale, **ROBUST).mean(1)
     force = torch.zeros_like(energy).index_add(0, batch["batch"], per_atom.double()) / atoms
-    return (energy_weight * energy + force_weight * force).mean()
+    total = energy_weight * energy + force_weight * force
+    if stress_weight is not None:
+        volume = (torch.linalg.det(batch["cell"]).abs() / unit)[:, None, None]
+        virial = huber_loss(out["stress"] * volume, batch["stress"] * volume, **ROBUST)
+        total = total + stress_weight * virial.mean((1, 2))
+    return total.mean()
 
 
 def draw(item: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -82,6 +100,11 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
     if model is None:
         model = start.new_potential(settings, splits["train"])
     start.check_structures(model, splits)
+    stress_weight = None
+    if "stress" in splits["train"].items[0] and gives_stress(model):
+        stress_weight = settings.stress_weight
+    elif isinstance(model, PublishedModel):
+        start.leave_out_stress_head(model)
     if settings.checkpoint is not None and not resumed:
         refit_references(model.to(accelerator.device), splits["train"].items)
         if accelerator.is_main_process:
@@ -100,7 +123,13 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
     return Job(
         model=model,
         optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0),
-        loss=partial(loss, scale=scale, energy_weight=settings.energy_weight, force_weight=settings.force_weight),
+        loss=partial(
+            loss,
+            scale=scale,
+            energy_weight=settings.energy_weight,
+            force_weight=settings.force_weight,
+            stress_weight=stress_weight,
+        ),
         items=splits["train"].items,
         draw=draw,
         validate=validate,

@@ -36,7 +36,7 @@ def new_potential(settings: Settings, train_set: StructureDataset) -> Equiformer
 
 
 def potential_of(path: str | Path, settings: Settings) -> Potential:
-    """That of the file, which must give forces. Nothing trains a stress here, so a head for it is left out."""
+    """That of the file, which must give forces."""
     default = {option.name: option.default for option in fields(Settings)}
     ignored = [name for name in OF_NEW_POTENTIALS if getattr(settings, name) != default[name]]
     if ignored:
@@ -48,12 +48,15 @@ def potential_of(path: str | Path, settings: Settings) -> Potential:
     if isinstance(model, EquiformerPotential):
         if model.targets:
             raise RunError(f"--checkpoint {path} has targets {sorted(model.targets)}, which nothing trains here")
-    else:
-        if model.force_block is None and not model.gradient_forces:
-            raise RunError(f"--checkpoint {path} gives no forces (regress_forces is False), which are trained on")
-        if model.stress_block is not None:
-            model.stress_block, model.config["regress_stress"] = None, False
+    elif model.force_block is None and not model.gradient_forces:
+        raise RunError(f"--checkpoint {path} gives no forces (regress_forces is False), which are trained on")
     return model
+
+
+def leave_out_stress_head(model: PublishedModel) -> None:
+    """Of a model that nothing trains it in: it would fall behind. A stress that is a gradient stays."""
+    if model.stress_block is not None:
+        model.stress_block, model.config["regress_stress"] = None, False
 
 
 def check_structures(model: Potential, splits: dict[str, StructureDataset]) -> None:

@@ -118,3 +118,17 @@ def test_what_is_no_potential(tmp_path: Path) -> None:
         load_potential(tmp_path / "layers.pt")
     with pytest.raises(FileNotFoundError):
         EquiformerCalculator(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("kind", ["own", "gradient", "v2"])
+def test_stress_where_there_is_one(kind: str) -> None:
+    batch = collate_structures(structures())
+    batch["cell"] = 10 * torch.eye(3, dtype=torch.float64).expand_as(batch["cell"])
+    model = model_of(kind)
+    if kind == "v2":
+        with pytest.raises(ValueError, match="regress_stress is False"):
+            predict(model, batch, stress=True)
+    else:
+        out = predict(model, batch, stress=True)
+        assert out["stress"].shape == (len(structures()), 3, 3)
+        torch.testing.assert_close(out["stress"], out["stress"].mT, rtol=0, atol=1e-12)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.published.layout import add_scalars, degree_index, order_major_rows, replace_scalars
-from equiformer_pytorch.published.pieces import in_pieces
+from equiformer_pytorch.published.pieces import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
 
 
@@ -142,7 +142,9 @@ class Activation(nn.Module):
         to, back = self.grid.to_samples.to(x.dtype), self.grid.from_samples.to(x.dtype)
         if self.training and self.dropout > 0.0:
             return back @ self._drop(pointwise(to @ x))
-        return in_pieces(lambda part, to, back: back @ pointwise(to @ part), (x,), (to, back), to.shape[0] * x.shape[2])
+        return product_in_pieces(
+            lambda part, to, back: (back, pointwise(to @ part)), (x,), (to, back), to.shape[0] * x.shape[2]
+        )
 
     def _drop(self, x: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
         return F.dropout(x, self.dropout, self.training)

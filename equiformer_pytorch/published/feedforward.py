@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from equiformer_pytorch.published.activation import KINDS, LEAN, Activation, channel_factor, scalar_channels, square
 from equiformer_pytorch.published.layout import split_degrees
 from equiformer_pytorch.published.linear import DegreeLinear, linear
-from equiformer_pytorch.published.pieces import in_pieces
+from equiformer_pytorch.published.pieces import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
 
 # The degrees of a result of which only the invariants are wanted: (first, last + 1).
@@ -143,16 +143,17 @@ class GridNetwork(nn.Module):
         pointwise = square if self.kind.gated else self.kind.pointwise
         middle = () if self.middle is None else (self.get_parameter(f"{self.middle}.weight"),)
 
-        def of_samples(x: Tensor, to: Tensor, back: Tensor, *middle: Tensor) -> Tensor:
+        def factors(x: Tensor, to: Tensor, back: Tensor, *middle: Tensor) -> tuple[Tensor, Tensor]:
             samples = F.dropout(pointwise(to @ x), dropout)
             for weight in middle:
                 samples = F.dropout(F.silu(F.linear(samples, weight)), dropout)
-            return back @ samples
+            return back, samples
 
         if dropout > 0.0:
-            y = of_samples(x, to, back, *middle)
+            back, samples = factors(x, to, back, *middle)
+            y = back @ samples
         else:
-            y = in_pieces(of_samples, (x,), (to, back, *middle), to.shape[0] * x.shape[2])
+            y = product_in_pieces(factors, (x,), (to, back, *middle), to.shape[0] * x.shape[2])
         if self.kind.gated:
             y = y * self.gating_linear(scalars).sigmoid()[:, None]
         return self.get_submodule(self.last_name)(y)

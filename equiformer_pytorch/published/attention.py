@@ -192,18 +192,13 @@ class GraphAttention(nn.Module):
             low, high = (degree**2 for degree in self.keep)
             rotation = rotation.index_select(1, self.get_buffer("kept_rows"))[:, :, low:high]
 
-        def collect(message: Tensor, alpha: Tensor, rotation: Tensor) -> Tensor:
+        def turned_back(rotation: Tensor, message: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
             factors = alpha[:, None] * self.made_up.to(alpha.dtype)[:, None]
-            weighted = (message.unflatten(2, (alpha.shape[1], -1)) * factors[..., None]).flatten(2)
-            return edges.sum_receivers(rotation.mT @ weighted)
+            weighted = message.unflatten(2, (alpha.shape[1], -1)) * factors[..., None]
+            return rotation.mT, weighted.flatten(2)
 
-        alpha = self._weights(features, edges)
-        # Only the gradient of the rotation needs the weighted messages.
-        return (
-            recomputed(collect, message, alpha, rotation)
-            if rotation.requires_grad
-            else collect(message, alpha, rotation)
-        )
+        split = rotation, message, self._weights(features, edges)
+        return edges.sum_receivers(product_in_pieces(turned_back, split, (), rotation.shape[2] * message.shape[2]))
 
     def _ends(
         self, x: Float[Tensor, "atoms components channels"], edges: Edges

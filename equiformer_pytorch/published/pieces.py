@@ -22,7 +22,7 @@ def recomputed(function: Callable[..., Result], *tensors: Tensor) -> Result:
     Derivatives are kept in the same way: what a second derivative needs of the first are again only its inputs.
     Under torch.compile, which decides by itself what to keep, and the transforms of torch.func, this is the plain call.
     """
-    if _plain():
+    if plain():
         return function(*tensors)
     return _Recomputed.apply(_Plan(function, (False,) * len(tensors)), *tensors)  # pyright: ignore[reportReturnType]
 
@@ -42,12 +42,13 @@ def product_in_pieces(
     """
     flags = (True,) * len(split) + (False,) * len(shared)
     plan = _Plan(factors, flags, product=True, size=max(PIECE // max(width, 1), least))
-    if _plain():
+    if plain():
         return plan.evaluate(*split, *shared)
     return _Recomputed.apply(plan, *split, *shared)  # pyright: ignore[reportReturnType]
 
 
-def _plain() -> bool:
+def plain() -> bool:
+    """Whether functions are to be written out: torch.compile decides by itself what to keep."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 

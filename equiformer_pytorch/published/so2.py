@@ -9,13 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.layout import order_sizes
 from equiformer_pytorch.published.linear import linear
-
-
-def _plain() -> bool:
-    """Whether products are written out: torch.compile decides by itself what to keep."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+from equiformer_pytorch.published.pieces import plain
 
 
 class OrderLinear(nn.Module):
@@ -75,12 +70,13 @@ class SO2Linear(nn.Module):
     ) -> tuple[Float[Tensor, "edges rows_out out"], Float[Tensor, "edges invariants"]]:
         """The product and the invariants. With `scales`, of w ⊙ x, where w has the same factors for +m and −m: one
         tensor per order, its columns the degrees and their channels."""
-        parts = x.split(order_sizes(self.max_degree, self.max_order), dim=1)
-        scaled = [None] * len(parts) if scales is None else scales
-        invariants, product = self._real(parts[0].flatten(1), scaled[0])
+        sizes = [self.max_degree + 1 - order for order in range(self.max_order + 1)]
+        parts = [part.flatten(1) for part in x.split([sizes[0], *(n for n in sizes[1:] for _ in (1, -1))], dim=1)]
+        scaled = [None] * len(sizes) if scales is None else scales
+        invariants, product = self._real(parts[0], scaled[0])
         outputs = [product]
-        for order in range(1, len(parts)):
-            outputs += self._complex(order, parts[order].flatten(1).unflatten(1, (2, -1)), scaled[order])
+        for order in range(1, len(sizes)):
+            outputs += self._complex(order, *parts[2 * order - 1 : 2 * order + 1], scaled[order])
         kept = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
         return kept.unflatten(1, (-1, self.channels_out)), invariants
 
@@ -96,51 +92,53 @@ class SO2Linear(nn.Module):
         if self.keep != (0, self.max_degree + 1):
             weight = torch.cat((weight[: self.invariants], weight[self.invariants :][span]))
             bias = torch.cat((bias[: self.invariants], bias[self.invariants :][span]))
-        if scale is None:
-            product = F.linear(x, weight, bias)
-        elif _plain():
-            product = F.linear(x * scale, weight, bias)
+        if scale is None or plain():
+            product = F.linear(_scaled(x, scale), weight, bias)
         else:
-            product = _ScaledProduct.apply(x, scale, weight) + bias
+            product = _ScaledProduct.apply(x, scale, weight, bias)
         invariants, product = product.split([self.invariants, product.shape[1] - self.invariants], dim=1)
         return invariants, product
 
     def _complex(
-        self, order: int, x: Float[Tensor, "edges 2 columns"], scale: Float[Tensor, "edges columns"] | None
+        self,
+        order: int,
+        plus: Float[Tensor, "edges columns"],
+        minus: Float[Tensor, "edges columns"],
+        scale: Float[Tensor, "edges columns"] | None,
     ) -> tuple[Float[Tensor, "edges out"], Float[Tensor, "edges out"]]:
         entry = self.get_submodule(self.orders_name)[order - 1]  # pyright: ignore[reportIndexIssue]
         weight, span = entry.fc.weight, self._span(order)
         if self.keep != (0, self.max_degree + 1):
             weight = weight.unflatten(0, (2, -1))[:, span].flatten(0, 1)
-        if not _plain():
-            return _ComplexProduct.apply(x, scale, weight)  # pyright: ignore[reportReturnType]
-        of_plus, of_minus = F.linear(_scaled(x, scale), weight).unbind(1)
-        (u_plus, v_plus), (u_minus, v_minus) = of_plus.chunk(2, dim=1), of_minus.chunk(2, dim=1)
+        if not plain():
+            return _ComplexProduct.apply(plus, minus, scale, weight)  # pyright: ignore[reportReturnType]
+        u_plus, v_plus = F.linear(_scaled(plus, scale), weight).chunk(2, dim=1)
+        u_minus, v_minus = F.linear(_scaled(minus, scale), weight).chunk(2, dim=1)
         return u_plus - v_minus, u_minus + v_plus
 
 
 def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
-    """w ⊙ x, with the same factors for +m and −m."""
-    return x if scale is None else x * (scale if x.ndim == 2 else scale[:, None])
+    return x if scale is None else x * scale
 
 
 class _ScaledProduct(torch.autograd.Function):
-    """(w ⊙ x) Wᵀ, of which only the factors are kept; derivatives of any order."""
+    """(w ⊙ x) Wᵀ + b, of which only the factors are kept; derivatives of any order."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, scale, weight)
-        return (x * scale) @ weight.T
+        return F.linear(x * scale, weight, bias)
 
     @staticmethod
     def backward(ctx, *slopes: Tensor):
         x, scale, weight = ctx.saved_tensors
-        wants_x, wants_scale, wants_weight = ctx.needs_input_grad
+        wants_x, wants_scale, wants_weight, wants_bias = ctx.needs_input_grad
         of_x = of_scale = None
         if wants_x or wants_scale:
             of_scaled = slopes[0] @ weight
             of_x, of_scale = of_scaled * scale, of_scaled * x
-        return of_x, of_scale, slopes[0].T @ (x * scale) if wants_weight else None
+        of_weight = slopes[0].T @ (x * scale) if wants_weight else None
+        return of_x, of_scale, of_weight, slopes[0].sum(0) if wants_bias else None
 
 
 class _ComplexProduct(torch.autograd.Function):
@@ -150,32 +148,31 @@ class _ComplexProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x, scale, weight)
+    def forward(
+        ctx, plus: Tensor, minus: Tensor, scale: Tensor | None, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(plus, minus, scale, weight)
         u, v = weight.chunk(2)
-        plus, minus = _scaled(x, scale).unbind(1)
+        plus, minus = _scaled(plus, scale), _scaled(minus, scale)
         shared = (plus + minus) @ u.T
         return torch.addmm(shared, minus, (u + v).T, alpha=-1), shared.addmm_(plus, (v - u).T)
 
     @staticmethod
     def backward(ctx, *slopes: Tensor):
         slope_plus, slope_minus = slopes
-        x, scale, weight = ctx.saved_tensors
-        wants_x, wants_scale, wants_weight = ctx.needs_input_grad
+        plus, minus, scale, weight = ctx.saved_tensors
         u, v = weight.chunk(2)
         both = slope_plus + slope_minus
-        of_x = of_scale = of_weight = None
-        if wants_x or wants_scale:
+        of_plus = of_minus = of_scale = of_weight = None
+        if any(ctx.needs_input_grad[:3]):
             shared = both @ u
             of_plus = torch.addmm(shared, slope_minus, v - u)
             of_minus = torch.addmm(shared, slope_plus, u + v, alpha=-1)
-            if scale is None:
-                of_x = torch.stack((of_plus, of_minus), dim=1)
-            else:
-                of_x = torch.stack((of_plus * scale, of_minus * scale), dim=1)
-                of_scale = torch.addcmul(of_plus * x[:, 0], of_minus, x[:, 1])
-        if wants_weight:
-            plus, minus = _scaled(x, scale).unbind(1)
+            if scale is not None:
+                of_scale = torch.addcmul(of_plus * plus, of_minus, minus)
+                of_plus, of_minus = of_plus * scale, of_minus * scale
+        if ctx.needs_input_grad[3]:
+            plus, minus = _scaled(plus, scale), _scaled(minus, scale)
             one, other = slope_plus.T @ minus, slope_minus.T @ plus
             of_weight = torch.cat((both.T @ (plus + minus) - (one + other), other - one))
-        return of_x, of_scale, of_weight
+        return of_plus, of_minus, of_scale, of_weight

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.layout import add_scalars, degree_index, order_major_rows, replace_scalars
+from equiformer_pytorch.published.layout import add_scalars, degree_index, order_major_rows
 from equiformer_pytorch.published.pieces import plain, product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
 
@@ -35,7 +35,10 @@ def smooth_leaky_relu(x: Float[Tensor, "*points"], slope: float = 0.2) -> Float[
 
 def silu_slope(slope: Float[Tensor, "*points"], x: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
     """The gradient of x from that of SiLU(x)."""
-    return torch.ops.aten.silu_backward(slope, x)
+    if torch.is_grad_enabled():
+        sigmoid = x.sigmoid()
+        return slope * sigmoid * (1 + x * (1 - sigmoid))
+    return torch.ops.aten.silu_backward(slope, x)  # one pass, but without a derivative of its own
 
 
 def swiglu_slope(
@@ -190,16 +193,18 @@ class Activation(nn.Module):
         if self.kind.gated:
             mixed, gate = scalars.split([x.shape[2], x.shape[2] // 2], dim=1)
             return add_scalars(self._on_grid(x, square) * gate.sigmoid()[:, None], self._drop(swiglu(mixed)))
-        y = self._on_grid(x, self.kind.pointwise)
         if self.kind.scalars == "none":
-            return y
-        merge = replace_scalars if self.kind.scalars == "replace" else add_scalars
-        return merge(y, self._drop(self.kind.pointwise(scalars)))
+            return self._on_grid(x, self.kind.pointwise)
+        invariants = self._drop(self.kind.pointwise(scalars))
+        if self.kind.scalars == "add":
+            return add_scalars(self._on_grid(x, self.kind.pointwise), invariants)
+        return torch.cat((invariants[:, None], self._on_grid(x, self.kind.pointwise, first=1)), dim=1)
 
     def _on_grid(
-        self, x: Float[Tensor, "points rows channels"], pointwise: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "points rows out"]:
-        to, back = self.grid.to_samples.to(x.dtype), self.grid.from_samples.to(x.dtype)
+        self, x: Float[Tensor, "points rows channels"], pointwise: Callable[[Tensor], Tensor], first: int = 0
+    ) -> Float[Tensor, "points rows_out out"]:
+        """F φ(T x), from row `first` on."""
+        to, back = self.grid.to_samples.to(x.dtype), self.grid.from_samples[first:].to(x.dtype)
         if self.training and self.dropout > 0.0:
             return back @ self._drop(pointwise(to @ x))
         if plain():

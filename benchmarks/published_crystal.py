@@ -1,10 +1,10 @@
 """What large structures cost: ``python -m benchmarks.published_crystal [--kind KIND] [--atoms N ...] [--threads T]``.
 
 Slightly shaken copper crystals with all edges within 5 Å; 4 layers of 128 channels as in :mod:`benchmarks.published`,
-float32, random weights, one evaluation of energy and forces (``KIND``: v2 and v3 with a force head, gradient with forces
-as the gradient of the energy; lmax 4 or 6). Every size runs in a process of its own, after a crystal of 32 atoms to warm
-up. One line of JSON for each: processor and wall seconds, memory at its peak in all; at the end the exponent b of the fit
-seconds = a · edges^b over all sizes, on processor time.
+float32, random weights, one evaluation of energy and forces. KIND is v2-6, v3-4, v3-6 (forces by a head of their own),
+gradient-4 or gradient-6 (V3, forces as the gradient of the energy); the number is lmax. Every size runs in a process of
+its own, after a crystal of 32 atoms to warm up. One line of JSON for each: processor and wall seconds, memory at its
+peak in all; at the end the exponent b of the fit seconds = a · edges^b over all sizes, on processor time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Many configurations beside the official code: ``python -m benchmarks.published_sweep --v2 DIR --v3 DIR [--only WORD]``.
+"""Many configurations beside the official code: ``python -m benchmarks.published_sweep --v2 DIR --v3 DIR``.
 
-DIR are checkouts of atomicarchitects/equiformer_v2 and equiformer_v3 (see :mod:`benchmarks.official`; needs e3nn). Two
-layers, a molecule and a periodic crystal, float64, same weights, inputs and edge frames: the largest deviation of outputs
-and of parameter gradients, each as a share of its largest entry. One line for each configuration, the worst at the end.
-Configurations on which the official code fails in itself are left out; docs/published_models.md lists them.
+DIR are checkouts of atomicarchitects/equiformer_v2 and equiformer_v3 (see :mod:`benchmarks.official`; needs e3nn).
+Two layers, a molecule and a periodic crystal, float64, same weights, inputs and edge frames: the largest deviation of
+outputs and of parameter gradients, each as a share of its largest entry. One line for each configuration, the worst at
+the end. Configurations on which the official code fails are left out; docs/published_models.md lists them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ def degree(lmax: int, mmax: int, latitudes: int, longitudes: int) -> dict[str, A
     }
 
 
-L1, L3, L4, L5, L6 = degree(1, 1, 4, 4), degree(3, 1, 10, 8), degree(4, 2, 14, 8), degree(5, 3, 16, 10), degree(6, 2, 20, 8)
+L1, L3, L4, L5, L6 = (
+    degree(1, 1, 4, 4),
+    degree(3, 1, 10, 8),
+    degree(4, 2, 14, 8),
+    degree(5, 3, 16, 10),
+    degree(6, 2, 20, 8),
+)
 OF_V2: list[dict[str, Any]] = [
     {},
     *({"lmax_list": [l], "mmax_list": [m], "grid_resolution": 18} for l, m in ((1, 1), (3, 2), (4, 1), (5, 3), (6, 2))),

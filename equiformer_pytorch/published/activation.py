@@ -90,9 +90,7 @@ def of_samples(
     pointwise: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "points rows out"]:
     """F φ(T x) in pieces."""
-    return product_in_pieces(
-        lambda x, to, back: (back, pointwise(to @ x)), (x,), (to, back), to.shape[0] * x.shape[2]
-    )
+    return product_in_pieces(lambda x, to, back: (back, pointwise(to @ x)), (x,), (to, back), to.shape[0] * x.shape[2])
 
 
 @dataclass(frozen=True)

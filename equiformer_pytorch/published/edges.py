@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -81,15 +82,33 @@ def over_receivers(
     Where edge tensors of `width` numbers per edge would exceed :data:`LARGEST`, receivers are taken in pieces, whose
     activations are computed again in the backward pass. The result is the same.
     """
-    count, recorded = edges.senders.shape[0], torch.is_grad_enabled()
-    piece = LARGEST
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        piece = min(REUSED, LARGEST)
-    if count * width <= (LARGEST if recorded else piece):
+    # Each piece gives a gradient of all atoms: so many edges that this costs little beside them.
+    largest = _piece(x, edges.senders.shape[0], width, 2 * x.shape[0])
+    if largest is None:
         return function(x, edges)
-    largest = max(piece // width, 1)
-    if recorded:
-        # Each piece gives a gradient of all atoms: so many edges that this costs little beside them.
-        largest = min(max(largest, 2 * x.shape[0]), max(LARGEST // width, 1))
-        return torch.cat([checkpoint(function, x, part, use_reentrant=False) for part in edges.pieces(largest)])
-    return torch.cat([function(x, part) for part in edges.pieces(largest)])
+    return torch.cat([_remembered(function, x, part) for part in edges.pieces(largest)])
+
+
+def over_atoms(
+    function: Callable[[Tensor], Tensor], x: Float[Tensor, "atoms *rest"], width: int
+) -> Float[Tensor, "atoms *out"]:
+    """``function(features of atoms)``, which acts on each atom alone, in pieces like :func:`over_receivers`."""
+    largest = _piece(x, x.shape[0], width, 1)
+    if largest is None:
+        return function(x)
+    return torch.cat([_remembered(function, part) for part in x.split(largest)])
+
+
+def _piece(x: Tensor, count: int, width: int, least: int) -> int | None:
+    """How many of `count` edges or atoms go into a piece, at least `least` if something is recorded; None for all."""
+    most = max(LARGEST // width, 1)
+    reused = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    small = max(min(REUSED, LARGEST) // width, 1) if reused else most
+    if torch.is_grad_enabled():
+        return None if count <= most else min(max(small, least), most)
+    return None if count <= small else small
+
+
+def _remembered(function: Callable[..., Tensor], *given: Any) -> Tensor:
+    """``function(*given)``, of which only what is given is kept."""
+    return checkpoint(function, *given, use_reentrant=False) if torch.is_grad_enabled() else function(*given)

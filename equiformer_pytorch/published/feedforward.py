@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.published.activation import KINDS, LEAN, Activation, channel_factor, scalar_channels, square
-from equiformer_pytorch.published.layout import split_degrees
+from equiformer_pytorch.published.edges import over_atoms
+from equiformer_pytorch.published.layout import components, split_degrees
 from equiformer_pytorch.published.linear import DegreeLinear, linear
 from equiformer_pytorch.published.pieces import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
@@ -50,6 +51,7 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.max_degree, self.keep, self.dropout = max_degree, keep, dropout
+        self.width = components(max_degree) * hidden * channel_factor(activation)
         widened = hidden if grid_mlp else hidden * channel_factor(activation)
         self.so3_linear_1 = DegreeLinear(channels, widened, max_degree, bias_rank=bias_rank, normal=normal_init)
         if grid_mlp:
@@ -72,6 +74,9 @@ class FeedForward(nn.Module):
                 self.so3_linear_2.weight[0] *= 2**-0.5
 
     def forward(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, "atoms components_out out"]:
+        return over_atoms(self._of_atoms, x, self.width)
+
+    def _of_atoms(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, "atoms components_out out"]:
         hidden = self._activated(x) if self.grid is None else self._through_grid(x, self.grid)
         return self.so3_linear_2.of_parts(split_degrees(hidden, self.max_degree, self.keep))
 

@@ -148,9 +148,7 @@ class _ComplexProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx, plus: Tensor, minus: Tensor, scale: Tensor | None, weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx, plus: Tensor, minus: Tensor, scale: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(plus, minus, scale, weight)
         u, v = weight.chunk(2)
         plus, minus = _scaled(plus, scale), _scaled(minus, scale)

@@ -129,7 +129,7 @@ def _slopes_of_factors(factors: tuple[Tensor, ...], slope: Tensor) -> tuple[Tens
     slopes = slope.split([factor.shape[-1] for factor in others], dim=-1)
     of_matrix = matrix
     if matrix.requires_grad:
-        of_matrix = sum(part @ factor.mT for part, factor in zip(slopes, others, strict=True))
+        of_matrix = torch.stack([part @ factor.mT for part, factor in zip(slopes, others, strict=True)]).sum(0)
     return of_matrix, *(matrix.mT @ part for part in slopes)
 
 

@@ -76,7 +76,7 @@ class SO2Linear(nn.Module):
         invariants, product = self._real(parts[0], scaled[0])
         outputs = [product]
         for order in range(1, len(sizes)):
-            outputs += self._complex(order, *parts[2 * order - 1 : 2 * order + 1], scaled[order])
+            outputs += self._complex(order, parts[2 * order - 1], parts[2 * order], scaled[order])
         kept = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
         return kept.unflatten(1, (-1, self.channels_out)), invariants
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.layout import add_scalars, degree_index, order_major_rows, replace_scalars
-from equiformer_pytorch.published.pieces import in_pieces
+from equiformer_pytorch.published.layout import add_scalars, degree_index, order_major_rows
+from equiformer_pytorch.published.pieces import plain, product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
 
 
@@ -28,8 +28,69 @@ def square(x: Float[Tensor, "*points two_channels"]) -> Float[Tensor, "*points c
 
 
 def smooth_leaky_relu(x: Float[Tensor, "*points"], slope: float = 0.2) -> Float[Tensor, "*points"]:
-    """A leaky ReLU whose kink is smoothed by a sigmoid (EquiformerV2, appendix D)."""
-    return (1 + slope) / 2 * x + (1 - slope) / 2 * x * (2 * torch.sigmoid(x) - 1)
+    r"""A leaky ReLU whose kink is smoothed by a sigmoid σ (EquiformerV2, appendix D),
+    :math:`\tfrac{1+a}{2} x + \tfrac{1-a}{2} x\,(2σ(x) - 1) = a x + (1-a)\,x\,σ(x)`."""
+    return torch.add(slope * x, F.silu(x), alpha=1 - slope)
+
+
+def silu_slope(slope: Float[Tensor, "*points"], x: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
+    """The gradient of x from that of SiLU(x)."""
+    if torch.is_grad_enabled():
+        sigmoid = x.sigmoid()
+        return slope * sigmoid * (1 + x * (1 - sigmoid))
+    return torch.ops.aten.silu_backward(slope, x)  # one pass, but without a derivative of its own
+
+
+def swiglu_slope(
+    slope: Float[Tensor, "*points channels"], x: Float[Tensor, "*points two_channels"]
+) -> Float[Tensor, "*points two_channels"]:
+    """The gradient of x from that of :func:`swiglu`."""
+    gate, value = x.chunk(2, dim=-1)
+    return torch.cat((silu_slope(slope * value, gate), slope * F.silu(gate)), dim=-1)
+
+
+def square_slope(
+    slope: Float[Tensor, "*points channels"], x: Float[Tensor, "*points two_channels"]
+) -> Float[Tensor, "*points two_channels"]:
+    """The gradient of x from that of :func:`square`."""
+    one, other = x.chunk(2, dim=-1)
+    return torch.cat((slope * other, slope * one), dim=-1)
+
+
+# Spelt out, since autograd in each piece takes longer and computes the function's value once more.
+SLOPES = {F.silu: silu_slope, swiglu: swiglu_slope, square: square_slope}
+
+
+class _OfSamples(torch.autograd.Function):
+    """F φ(T x) in pieces, of which only x is kept; derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, to: Tensor, back: Tensor, pointwise: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(x, to, back)
+        ctx.pointwise = pointwise
+        return of_samples(x, to, back, pointwise)
+
+    @staticmethod
+    def backward(ctx, *slopes: Tensor):
+        x, to, back = ctx.saved_tensors
+        slope_of = SLOPES[ctx.pointwise]
+        of_x = product_in_pieces(
+            lambda slope, x, to, back: (to.mT, slope_of(back.mT @ slope, to @ x)),
+            (slopes[0], x),
+            (to, back),
+            to.shape[0] * x.shape[2],
+        )
+        return of_x, None, None, None
+
+
+def of_samples(
+    x: Float[Tensor, "points rows channels"],
+    to: Float[Tensor, "samples rows"],
+    back: Float[Tensor, "rows samples"],
+    pointwise: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "points rows out"]:
+    """F φ(T x) in pieces."""
+    return product_in_pieces(lambda x, to, back: (back, pointwise(to @ x)), (x,), (to, back), to.shape[0] * x.shape[2])
 
 
 @dataclass(frozen=True)
@@ -130,19 +191,23 @@ class Activation(nn.Module):
         if self.kind.gated:
             mixed, gate = scalars.split([x.shape[2], x.shape[2] // 2], dim=1)
             return add_scalars(self._on_grid(x, square) * gate.sigmoid()[:, None], self._drop(swiglu(mixed)))
-        y = self._on_grid(x, self.kind.pointwise)
         if self.kind.scalars == "none":
-            return y
-        merge = replace_scalars if self.kind.scalars == "replace" else add_scalars
-        return merge(y, self._drop(self.kind.pointwise(scalars)))
+            return self._on_grid(x, self.kind.pointwise)
+        invariants = self._drop(self.kind.pointwise(scalars))
+        if self.kind.scalars == "add":
+            return add_scalars(self._on_grid(x, self.kind.pointwise), invariants)
+        return torch.cat((invariants[:, None], self._on_grid(x, self.kind.pointwise, first=1)), dim=1)
 
     def _on_grid(
-        self, x: Float[Tensor, "points rows channels"], pointwise: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "points rows out"]:
-        to, back = self.grid.to_samples.to(x.dtype), self.grid.from_samples.to(x.dtype)
+        self, x: Float[Tensor, "points rows channels"], pointwise: Callable[[Tensor], Tensor], first: int = 0
+    ) -> Float[Tensor, "points rows_out out"]:
+        """F φ(T x), from row `first` on."""
+        to, back = self.grid.to_samples.to(x.dtype), self.grid.from_samples[first:].to(x.dtype)
         if self.training and self.dropout > 0.0:
             return back @ self._drop(pointwise(to @ x))
-        return in_pieces(lambda part, to, back: back @ pointwise(to @ part), (x,), (to, back), to.shape[0] * x.shape[2])
+        if plain():
+            return of_samples(x, to, back, pointwise)
+        return _OfSamples.apply(x, to, back, pointwise)  # pyright: ignore[reportReturnType]
 
     def _drop(self, x: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
         return F.dropout(x, self.dropout, self.training)

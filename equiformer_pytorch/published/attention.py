@@ -21,13 +21,12 @@ from equiformer_pytorch.published.layout import (
     components,
     degree_index,
     order_major_rows,
-    order_sizes,
     rescale,
     split_degrees,
 )
 from equiformer_pytorch.published.linear import DegreeLinear
 from equiformer_pytorch.published.norm import RMSNorm
-from equiformer_pytorch.published.pieces import in_pieces, recomputed
+from equiformer_pytorch.published.pieces import product_in_pieces, recomputed
 from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
 from equiformer_pytorch.published.so2 import SO2Linear
 
@@ -184,67 +183,53 @@ class GraphAttention(nn.Module):
         self, x: Float[Tensor, "atoms components channels"], edges: Edges
     ) -> Float[Tensor, "receivers components_out heads_values"]:
         first, second = self.get_submodule(self.first_name), self.get_submodule(self.second_name)
-        hidden, invariants = first(self._ends(x, edges))
+        hidden, invariants = first(*self._ends(x, edges))
         features, scalars = invariants.split([self.alpha_width, invariants.shape[1] - self.alpha_width], dim=1)
         hidden = self.act(hidden, scalars)
-        sizes = order_sizes(self.options.max_degree, self.options.max_order)
-        message, _ = second(tuple(part.flatten(1) for part in hidden.split(sizes, dim=1)))
+        message, _ = second(hidden)
         rotation = edges.rotation
         if self.keep is not None:
             low, high = (degree**2 for degree in self.keep)
             rotation = rotation.index_select(1, self.get_buffer("kept_rows"))[:, :, low:high]
 
-        def collect(message: Tensor, alpha: Tensor, rotation: Tensor) -> Tensor:
+        def turned_back(rotation: Tensor, message: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
             factors = alpha[:, None] * self.made_up.to(alpha.dtype)[:, None]
-            weighted = (message.unflatten(2, (alpha.shape[1], -1)) * factors[..., None]).flatten(2)
-            return edges.sum_receivers(rotation.mT @ weighted)
+            weighted = message.unflatten(2, (alpha.shape[1], -1)) * factors[..., None]
+            return rotation.mT, weighted.flatten(2)
 
-        alpha = self._weights(features, edges)
-        # Only the gradient of the rotation needs the weighted messages.
-        return (
-            recomputed(collect, message, alpha, rotation)
-            if rotation.requires_grad
-            else collect(message, alpha, rotation)
-        )
+        split = rotation, message, self._weights(features, edges)
+        return edges.sum_receivers(product_in_pieces(turned_back, split, (), rotation.shape[2] * message.shape[2]))
 
     def _ends(
         self, x: Float[Tensor, "atoms components channels"], edges: Edges
-    ) -> tuple[Float[Tensor, "edges columns"], ...]:
-        """What both ends of each edge feed in, in its frame, times radial weights: one tensor per order."""
+    ) -> tuple[Float[Tensor, "edges rows two_channels"], list[Float[Tensor, "edges columns"]] | None]:
+        """The features of both ends of each edge in its frame, and the radial weights that they are yet to be
+        multiplied by, of each order; none if they were, to be added."""
         o = self.options
         network = self.radial()
         radial = network(edges, self.source_embedding, self.target_embedding)
+        width, least = x.shape[1] * x.shape[2], 2 * x.shape[0]  # each piece gives a gradient of all atoms
+        ends = edges.rotation, edges.senders, edges.receiver_atoms
 
-        sizes = order_sizes(o.max_degree, o.max_order)
+        def joined(rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+            return rotation, x.index_select(0, senders), x.index_select(0, receivers)
 
         def added(
-            radial: Tensor, rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor, *last: Tensor
+            rotation: Tensor, senders: Tensor, receivers: Tensor, radial: Tensor, x: Tensor, *last: Tensor
         ) -> tuple[Tensor, ...]:
             weights = F.linear(radial, *last).unflatten(1, (-1, 2 * o.channels))
             of_sender, of_receiver = weights.index_select(1, self.get_buffer("component_degree")).chunk(2, dim=2)
-            both = x.index_select(0, senders) * of_sender + x.index_select(0, receivers) * of_receiver
-            return tuple(part.flatten(1) for part in (rotation @ both).split(sizes, dim=1))
+            return rotation, x.index_select(0, senders) * of_sender + x.index_select(0, receivers) * of_receiver
 
-        def joined(
-            radial: Tensor, rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor, *last: Tensor
-        ) -> tuple[Tensor, ...]:
-            both = rotation @ torch.cat((x.index_select(0, senders), x.index_select(0, receivers)), dim=2)
-            weights = F.linear(radial, *last).unflatten(1, (-1, 2 * o.channels))
-            if o.per_degree_radial:
-                of_orders = [weights[:, m:] for m in range(o.max_order + 1)]
-            else:
-                of_orders = weights.split([o.max_degree + 1 - m for m in range(o.max_order + 1)], dim=1)
-            parts = zip(both.split(sizes, dim=1), of_orders, strict=True)
-            return tuple((part.unflatten(1, (-1, w.shape[1])) * w[:, None]).flatten(1) for part, w in parts)
-
-        # Pieces of many edges per atom, since each gives a gradient of all atoms.
-        return in_pieces(
-            added if o.add_ends else joined,
-            (radial, edges.rotation, edges.senders, edges.receiver_atoms),
-            (x, *network.last()),
-            x.shape[1] * x.shape[2],
-            2 * x.shape[0],
-        )
+        if o.add_ends:
+            return product_in_pieces(added, (*ends, radial), (x, *network.last()), width, least), None
+        weights = F.linear(radial, *network.last())
+        if o.per_degree_radial:
+            scales = [weights[:, m * 2 * o.channels :] for m in range(o.max_order + 1)]
+        else:
+            columns = [(o.max_degree + 1 - m) * 2 * o.channels for m in range(o.max_order + 1)]
+            scales = list(weights.split(columns, dim=1))
+        return product_in_pieces(joined, ends, (x,), width, least), scales
 
     def _weights(self, features: Float[Tensor, "edges alpha"], edges: Edges) -> Float[Tensor, "edges heads"]:
         """Attention weights."""

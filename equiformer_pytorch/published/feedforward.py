@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.published.activation import KINDS, LEAN, Activation, channel_factor, scalar_channels, square
-from equiformer_pytorch.published.layout import split_degrees
+from equiformer_pytorch.published.edges import over_atoms
+from equiformer_pytorch.published.layout import components, split_degrees
 from equiformer_pytorch.published.linear import DegreeLinear, linear
-from equiformer_pytorch.published.pieces import in_pieces
+from equiformer_pytorch.published.pieces import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
 
 # The degrees of a result of which only the invariants are wanted: (first, last + 1).
@@ -50,6 +51,7 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.max_degree, self.keep, self.dropout = max_degree, keep, dropout
+        self.width = components(max_degree) * hidden * channel_factor(activation)
         widened = hidden if grid_mlp else hidden * channel_factor(activation)
         self.so3_linear_1 = DegreeLinear(channels, widened, max_degree, bias_rank=bias_rank, normal=normal_init)
         if grid_mlp:
@@ -72,6 +74,9 @@ class FeedForward(nn.Module):
                 self.so3_linear_2.weight[0] *= 2**-0.5
 
     def forward(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, "atoms components_out out"]:
+        return over_atoms(self._of_atoms, x, self.width)
+
+    def _of_atoms(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, "atoms components_out out"]:
         hidden = self._activated(x) if self.grid is None else self._through_grid(x, self.grid)
         return self.so3_linear_2.of_parts(split_degrees(hidden, self.max_degree, self.keep))
 
@@ -143,16 +148,17 @@ class GridNetwork(nn.Module):
         pointwise = square if self.kind.gated else self.kind.pointwise
         middle = () if self.middle is None else (self.get_parameter(f"{self.middle}.weight"),)
 
-        def of_samples(x: Tensor, to: Tensor, back: Tensor, *middle: Tensor) -> Tensor:
+        def factors(x: Tensor, to: Tensor, back: Tensor, *middle: Tensor) -> tuple[Tensor, Tensor]:
             samples = F.dropout(pointwise(to @ x), dropout)
             for weight in middle:
                 samples = F.dropout(F.silu(F.linear(samples, weight)), dropout)
-            return back @ samples
+            return back, samples
 
         if dropout > 0.0:
-            y = of_samples(x, to, back, *middle)
+            back, samples = factors(x, to, back, *middle)
+            y = back @ samples
         else:
-            y = in_pieces(of_samples, (x,), (to, back, *middle), to.shape[0] * x.shape[2])
+            y = product_in_pieces(factors, (x,), (to, back, *middle), to.shape[0] * x.shape[2])
         if self.kind.gated:
             y = y * self.gating_linear(scalars).sigmoid()[:, None]
         return self.get_submodule(self.last_name)(y)

@@ -54,13 +54,6 @@ def split_degrees(
     return x.split([2 * degree + 1 if low <= degree < high else 0 for degree in range(max_degree + 1)], dim=1)
 
 
-def replace_scalars(
-    x: Float[Tensor, "points components channels"], scalars: Float[Tensor, "points channels"]
-) -> Float[Tensor, "points components channels"]:
-    """x with its first component, the invariant one, taken from `scalars`."""
-    return torch.cat((scalars[:, None], x[:, 1:]), dim=1)
-
-
 def add_scalars(
     x: Float[Tensor, "points components channels"], scalars: Float[Tensor, "points channels"]
 ) -> Float[Tensor, "points components channels"]:

@@ -22,52 +22,69 @@ def recomputed(function: Callable[..., Result], *tensors: Tensor) -> Result:
     Derivatives are kept in the same way: what a second derivative needs of the first are again only its inputs.
     Under torch.compile, which decides by itself what to keep, and the transforms of torch.func, this is the plain call.
     """
-    if _plain(tensors):
+    if plain():
         return function(*tensors)
-    return _Recomputed.apply(_Plan(function, (False,) * len(tensors), None, None), *tensors)  # pyright: ignore[reportReturnType]
+    return _Recomputed.apply(_Plan(function, (False,) * len(tensors)), *tensors)  # pyright: ignore[reportReturnType]
 
 
-def in_pieces(
-    function: Callable[..., Result], split: tuple[Tensor, ...], shared: tuple[Tensor, ...], width: int, least: int = 1
-) -> Result:
-    """``function(*split, *shared)`` like :func:`recomputed`, in pieces of the rows of `split`.
+def product_in_pieces(
+    factors: Callable[..., tuple[Tensor, ...]],
+    split: tuple[Tensor, ...],
+    shared: tuple[Tensor, ...],
+    width: int,
+    least: int = 1,
+) -> Tensor:
+    """The matrix A times B, C, … side by side, (A, B, C, …) = ``factors(*split, *shared)``, in pieces of the rows of
+    `split`; the factors are computed again in the backward pass, the product is not.
 
     The function must act on each row alone; it makes `width` numbers per row on the way. Pieces have at least `least`
-    rows.
+    rows. A either has one matrix per row, or is one for all and carries no gradient.
     """
-    if _plain((*split, *shared)):
-        return function(*split, *shared)
     flags = (True,) * len(split) + (False,) * len(shared)
-    plan = _Plan(function, flags, None, max(PIECE // max(width, 1), least))
+    plan = _Plan(factors, flags, product=True, size=max(PIECE // max(width, 1), least))
+    if plain():
+        return plan.evaluate(*split, *shared)
     return _Recomputed.apply(plan, *split, *shared)  # pyright: ignore[reportReturnType]
 
 
-def _plain(tensors: Sequence[Tensor]) -> bool:
+def plain() -> bool:
+    """Whether functions are to be written out: torch.compile decides by itself what to keep."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 @dataclass(frozen=True)
 class _Plan:
     """A function of tensors; which of them are split by rows, in pieces of `size`, and which of its results belong to
-    rows (all if None) and are joined, while others are summed. Without `size` there is one piece."""
+    rows (all if None) and are joined, while others are summed. Without `size` there is one piece. With `product` the
+    function gives the factors of its only result."""
 
     function: Callable[..., Any]
     split: tuple[bool, ...]
-    joined: tuple[bool, ...] | None
-    size: int | None
+    joined: tuple[bool, ...] | None = None
+    size: int | None = None
+    product: bool = False
+
+    def evaluate(self, *tensors: Tensor) -> Any:
+        """All results of one piece."""
+        results = self.function(*tensors)
+        if not self.product:
+            return results
+        matrix, *factors = results
+        products = [matrix @ factor for factor in factors]
+        return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
 
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """All results, piece by piece."""
         rows = next((t.shape[0] for t, split in zip(tensors, self.split, strict=True) if split), 0)
         if self.size is None or rows <= self.size:
-            return self.function(*tensors)
+            return self.evaluate(*tensors)
         pieces = [
             t.split(self.size) if split else (t,) * -(-rows // self.size)
             for t, split in zip(tensors, self.split, strict=True)
         ]
         results: list[Tensor] = []
         for i, piece in enumerate(zip(*pieces, strict=True)):
-            for k, part in enumerate(_tuple(self.function(*piece))):
+            for k, part in enumerate(_tuple(self.evaluate(*piece))):
                 joined = self.joined is None or self.joined[k]
                 if i == 0:
                     results.append(part.new_empty((rows, *part.shape[1:])) if joined else torch.zeros_like(part))
@@ -89,6 +106,8 @@ class _Plan:
                     for t, want in zip(tensors, wanted, strict=True)
                 ]
                 results = _tuple(self.function(*inputs))
+                if self.product:
+                    slopes = _slopes_of_factors(results, *slopes)
                 chosen = [t for t, want in zip(inputs, wanted, strict=True) if want]
                 pairs = [(r, s) for r, s in zip(results, slopes, strict=True) if r.requires_grad]
                 return torch.autograd.grad(
@@ -102,6 +121,16 @@ class _Plan:
 
         joined = tuple(split for split, want in zip(self.split, wanted, strict=True) if want)
         return _Plan(gradients, self.split + (self.joined or (True,) * results), joined, self.size)
+
+
+def _slopes_of_factors(factors: tuple[Tensor, ...], slope: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of (A, B, C, …) from that of A [B, C, …]."""
+    matrix, *others = factors
+    slopes = slope.split([factor.shape[-1] for factor in others], dim=-1)
+    of_matrix = matrix
+    if matrix.requires_grad:
+        of_matrix = torch.stack([part @ factor.mT for part, factor in zip(slopes, others, strict=True)]).sum(0)
+    return of_matrix, *(matrix.mT @ part for part in slopes)
 
 
 def _tuple(results: Any) -> tuple[Tensor, ...]:

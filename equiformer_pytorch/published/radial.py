@@ -28,7 +28,9 @@ class GaussianSmearing(ExactConstants):
         self.width = 2 * cutoff / (count - 1)
 
     def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges basis"]:
-        return (-0.5 * ((distance[:, None] - self.centres.to(distance.dtype)) / self.width).square()).exp()
+        value = (-0.5 * ((distance[:, None] - self.centres.to(distance.dtype)) / self.width).square()).exp()
+        # Numbers below the smallest normal one make matrix products several times slower.
+        return torch.where(value < torch.finfo(value.dtype).tiny, 0.0, value)
 
 
 class Envelope(nn.Module):

@@ -33,8 +33,8 @@ OURS = {
     "lr": 3e-3,
     "warmup": 20,  # thousandths of the budget
     "ema": 0.99,
-    "clip": 10.0,
-    "energy_weight": 4.0,
+    "clip": 1.5,
+    "energy_weight": 2.0,
     "forces_weight": 1.0,
 }
 MACE = {"batch_size": 5, "epochs": 40}
@@ -48,7 +48,6 @@ def learn(name: str, command: Sequence[str | Path], job: dict[str, Any]) -> Curv
     """The learning curve that a process prints, one point a line; shown as it comes."""
     environment = os.environ | {
         "OMP_NUM_THREADS": str(job["threads"]),
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait leave their core to what else runs
         "PYTHONPATH": str(ROOT),
     }
     with (

@@ -54,7 +54,7 @@ def learn(job: dict[str, Any]) -> None:
     species = sorted({int(z) for item in train.items for z in item["atomic_numbers"]})
     model = EquiformerPotential(species=species, **job["model"])
     model.fit(train.items)
-    optimizer = torch.optim.Adam(model.parameters(), lr=job["lr"], amsgrad=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=job["lr"])
     averaged = AveragedModel(model, multi_avg_fn=ramped_average(job["ema"]))
     parameters = sum(weight.numel() for weight in model.parameters())
 

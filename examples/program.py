@@ -15,9 +15,9 @@ from examples.options import TrainingOptions, positive
 
 LATEST = ""
 
-# Read when torch is first imported: threads that wait for one another spin for microseconds, then sleep. A training step
-# of potentials on two cores takes 0.15 s (0.15 s as it is without this, 0.27 s asleep at once), and where other programs
-# use both cores 0.6 s (2.1 s, 0.8 s).
+# Read when torch is first imported: threads that wait for one another spin for microseconds, then sleep. A training
+# step of potentials takes 0.15 s on two idle cores, as without this (0.27 s asleep at once), and 0.6 s where other
+# programs use both (2.1 s, 0.8 s).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

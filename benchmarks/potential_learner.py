@@ -18,18 +18,17 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from equiformer_pytorch import EquiformerPotential
-from equiformer_pytorch.atoms import StructureDataset, collate_structures, load_structures
+from equiformer_pytorch.atoms import StructureDataset, collate_structures, load_structures, predict
 from equiformer_pytorch.training.loop import learning_rate, ramped_average
 from examples.potential import evaluate
 
 Structures = dict[str, Tensor]
-LABELS = ("energy", "forces")
 CLOCKS = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
 
 
 def errors(model: nn.Module, structures: Structures) -> tuple[Tensor, Tensor]:
     """Of the energy per atom (structures,), in eV, and of the forces (atoms, 3), in eV/Å."""
-    out = model(**{name: tensor for name, tensor in structures.items() if name not in LABELS})
+    out = predict(model, structures)
     atoms = torch.bincount(structures["batch"])
     return (out["energy"] - structures["energy"]) / atoms, out["forces"] - structures["forces"]
 

@@ -1,5 +1,6 @@
 """Settings for all tests: deterministic, no deadlines, default dtype and random numbers restored."""
 
+import sys
 from collections.abc import Iterator
 
 import hypothesis
@@ -27,3 +28,12 @@ def _seed() -> Iterator[None]:
     torch.set_default_dtype(dtype)
     torch.set_grad_enabled(grad)
     assert not changed, "the test left the default dtype or the gradient mode changed"
+
+
+@pytest.fixture(autouse=True)
+def _forget_accelerator() -> Iterator[None]:
+    """accelerate has one state per process; a program would have it to itself."""
+    yield
+    state = sys.modules.get("accelerate.state")  # where it was used at all
+    if state is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)

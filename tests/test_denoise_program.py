@@ -9,14 +9,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("sidechainnet", reason="needs the extra examples")
 
-from accelerate.state import AcceleratorState
 
 import denoise
 from equiformer_pytorch.training import load_checkpoint, save_checkpoint
@@ -52,13 +50,6 @@ def wait_for_rows(folder: Path, rows: int, process: subprocess.Popen) -> None:
         assert process.poll() is None, "it ended before it was to be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-@pytest.fixture(autouse=True)
-def _forget_accelerator() -> Iterator[None]:
-    """accelerate has one state per process; a program would have it to itself."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

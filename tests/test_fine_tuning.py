@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ import torch
 pytest.importorskip("accelerate", reason="needs the extra examples")
 pytest.importorskip("ase", reason="needs the extra atoms")
 
-from accelerate.state import AcceleratorState
 from ase.io import read, write
 
 from equiformer_pytorch import EquiformerPotential, EquiformerV2, EquiformerV3
@@ -32,12 +30,6 @@ KINDS = {
     "gradient": (EquiformerV3, {**GRADIENT, "attn_weights_drop": 0.1, "drop_path_rate": 0.1}),
     "own": (EquiformerPotential, {"species": [1, 6, 8], "dim": 4, "num_degrees": 2, "depth": 1, "heads": 1}),
 }
-
-
-@pytest.fixture(autouse=True)
-def _forget_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ import pytest
 pytest.importorskip("accelerate", reason="needs the extra examples")
 pytest.importorskip("ase", reason="needs the extra atoms")
 
-from accelerate.state import AcceleratorState
 from ase.io import read
 
 from equiformer_pytorch.atoms import EquiformerCalculator
@@ -34,12 +32,6 @@ SMALL = [
     "--checkpoint-every=3",
     "--warmup=5",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _forget_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

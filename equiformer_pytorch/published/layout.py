@@ -31,11 +31,6 @@ def degree_major_rows(max_degree: int, max_order: int) -> list[tuple[int, int]]:
     ]
 
 
-def order_sizes(max_degree: int, max_order: int) -> list[int]:
-    """How many order-major rows each |m| has."""
-    return [(max_degree + 1 - order) * (2 if order else 1) for order in range(max_order + 1)]
-
-
 def rescale(degree: int, max_order: int) -> float:
     r"""Factor :math:`\sqrt{(2l+1)/(2 m_{max}+1)}` that makes up for the orders left out; 1 where none are."""
     return ((2 * degree + 1) / (2 * max_order + 1)) ** 0.5 if degree > max_order else 1.0

@@ -19,7 +19,6 @@ from equiformer_pytorch.atoms import (
     predict,
     refit_references,
 )
-from equiformer_pytorch.published.model import PublishedModel
 from examples.potential import data, evaluate, report, start
 from examples.potential.settings import Settings
 from examples.runs import Job, RunError
@@ -103,7 +102,7 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
     stress_weight = None
     if "stress" in splits["train"].items[0] and gives_stress(model):
         stress_weight = settings.stress_weight
-    elif isinstance(model, PublishedModel):
+    else:
         start.leave_out_stress_head(model)
     if settings.checkpoint is not None and not resumed:
         refit_references(model.to(accelerator.device), splits["train"].items)

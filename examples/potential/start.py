@@ -53,9 +53,9 @@ def potential_of(path: str | Path, settings: Settings) -> Potential:
     return model
 
 
-def leave_out_stress_head(model: PublishedModel) -> None:
+def leave_out_stress_head(model: Potential) -> None:
     """Of a model that nothing trains it in: it would fall behind. A stress that is a gradient stays."""
-    if model.stress_block is not None:
+    if isinstance(model, PublishedModel) and model.stress_block is not None:
         model.stress_block, model.config["regress_stress"] = None, False
 
 

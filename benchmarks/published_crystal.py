@@ -24,7 +24,7 @@ from benchmarks.process import ROOT
 from benchmarks.published import GRADIENT, L4, L6, V2, V3
 from benchmarks.worker import peak_mb
 from equiformer_pytorch import EquiformerV2, EquiformerV3
-from equiformer_pytorch.atoms.neighbours import radius_graph
+from equiformer_pytorch.graph.periodic import radius_graph
 
 KINDS: dict[str, tuple[type[EquiformerV2] | type[EquiformerV3], dict[str, Any]]] = {
     "v2-6": (EquiformerV2, V2),

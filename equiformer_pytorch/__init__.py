@@ -3,21 +3,21 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from equiformer_pytorch.equiformer_pytorch import Equiformer
+from equiformer_pytorch.models.equiformer import Equiformer
 from equiformer_pytorch.version import __version__
 
 if TYPE_CHECKING:
     from equiformer_pytorch.atoms.potential import EquiformerPotential
-    from equiformer_pytorch.equiformer_v2 import EquiformerV2
-    from equiformer_pytorch.equiformer_v3 import EquiformerV3
+    from equiformer_pytorch.models.equiformer_v2 import EquiformerV2
+    from equiformer_pytorch.models.equiformer_v3 import EquiformerV3
 
 __all__ = ["Equiformer", "EquiformerPotential", "EquiformerV2", "EquiformerV3", "__version__"]
 
 # Imported when asked for, so that importing the package takes no longer than the model that one wants.
 _LATER = {
     "EquiformerPotential": "atoms.potential",
-    "EquiformerV2": "equiformer_v2",
-    "EquiformerV3": "equiformer_v3",
+    "EquiformerV2": "models.equiformer_v2",
+    "EquiformerV3": "models.equiformer_v3",
 }
 
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch.checks import check_number, check_shape
+from equiformer_pytorch.base.checks import check_number, check_shape
 from equiformer_pytorch.so3.wigner import rotation_about_y, rotation_about_z
 
 

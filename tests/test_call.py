@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from equiformer_pytorch import Equiformer
-from equiformer_pytorch.equiformer_pytorch import Return
+from equiformer_pytorch.models.equiformer import Return
 from tests.models import build, example
 
 

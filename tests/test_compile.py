@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.graph.edges import Graph
 from tests.models import KINDS, build, example
 
 # Dynamo looks at .grad of whatever it is given.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from equiformer_pytorch import Equiformer
-from equiformer_pytorch.equiformer_pytorch import L2DistAttention, MLPAttention
+from equiformer_pytorch.models.equiformer import L2DistAttention, MLPAttention
 from tests.models import SMALL, Example, build, example
 
 # The table of the interface: argument and default. New arguments may follow, never change these.

@@ -22,7 +22,7 @@ from equiformer_pytorch.atoms import EquiformerCalculator, Target, load_potentia
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.potential import evaluate, report
 from tests.potential_program import ENVIRONMENT, ROOT, call, make_crystals, make_data, metrics_of
-from tests.published import GRADIENT, V2, V3
+from tests.published_cases import GRADIENT, V2, V3
 
 KINDS = {
     "v2": (EquiformerV2, V2),

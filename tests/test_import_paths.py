@@ -10,9 +10,9 @@ from tests.models import build
 
 def test_paths():
     from equiformer_pytorch import Equiformer
-    from equiformer_pytorch.equiformer_pytorch import Equiformer as Same
-    from equiformer_pytorch.equiformer_pytorch import L2DistAttention, MLPAttention
     from equiformer_pytorch.irr_repr import irr_repr, rot
+    from equiformer_pytorch.models.equiformer import Equiformer as Same
+    from equiformer_pytorch.models.equiformer import L2DistAttention, MLPAttention
     from equiformer_pytorch.utils import cast_tuple, default, exists, to_order, torch_default_dtype
     from equiformer_pytorch.version import __version__
 

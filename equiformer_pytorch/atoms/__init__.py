@@ -3,14 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from equiformer_pytorch.atoms.neighbours import radius_graph
 from equiformer_pytorch.atoms.potential import EquiformerPotential, Target
+from equiformer_pytorch.graph.periodic import radius_graph
 
 if TYPE_CHECKING:
     from equiformer_pytorch.atoms.batches import element_energies, gives_stress, predict, refit_references
     from equiformer_pytorch.atoms.calculator import EquiformerCalculator
+    from equiformer_pytorch.atoms.dataset import StructureDataset, collate_structures, load_structures
     from equiformer_pytorch.atoms.load import Potential, load_potential
-    from equiformer_pytorch.atoms.structures import StructureDataset, collate_structures, load_structures
 
 __all__ = [
     "EquiformerCalculator",
@@ -32,12 +32,12 @@ __all__ = [
 _LATER = {
     "EquiformerCalculator": "calculator",
     "Potential": "load",
-    "StructureDataset": "structures",
-    "collate_structures": "structures",
+    "StructureDataset": "dataset",
+    "collate_structures": "dataset",
     "element_energies": "batches",
     "gives_stress": "batches",
     "load_potential": "load",
-    "load_structures": "structures",
+    "load_structures": "dataset",
     "predict": "batches",
     "refit_references": "batches",
 }

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from equiformer_pytorch.atoms.dataset import collate_structures
 from equiformer_pytorch.atoms.heads import HEAVIEST, fit_element_energies
 from equiformer_pytorch.atoms.load import Potential
 from equiformer_pytorch.atoms.potential import EquiformerPotential
-from equiformer_pytorch.atoms.structures import collate_structures
 from equiformer_pytorch.published.model import PublishedModel
 
 INPUTS = ("atomic_numbers", "pos", "batch", "cell", "edge_index", "cell_offsets")

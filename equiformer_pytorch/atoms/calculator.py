@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch.atoms.load import load_potential
-from equiformer_pytorch.atoms.neighbours import radius_graph
 from equiformer_pytorch.atoms.potential import EquiformerPotential
+from equiformer_pytorch.graph.periodic import radius_graph
 from equiformer_pytorch.published.model import PublishedModel
 
 try:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from equiformer_pytorch.layers.constants import ExactConstants
+from equiformer_pytorch.base.constants import ExactConstants
 
 HEAVIEST = 118
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from equiformer_pytorch.atoms.potential import EquiformerPotential
-from equiformer_pytorch.equiformer_v2 import EquiformerV2
-from equiformer_pytorch.equiformer_v3 import EquiformerV3
-from equiformer_pytorch.saved import read_saved
+from equiformer_pytorch.base.saved import read_saved
+from equiformer_pytorch.models.equiformer_v2 import EquiformerV2
+from equiformer_pytorch.models.equiformer_v3 import EquiformerV3
 
 Potential = EquiformerPotential | EquiformerV2 | EquiformerV3
 

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equiformer_pytorch import checks
 from equiformer_pytorch.atoms.heads import AtomicEnergies, Head
-from equiformer_pytorch.atoms.neighbours import radius_graph
-from equiformer_pytorch.equiformer_pytorch import Equiformer
-from equiformer_pytorch.saved import read_saved, write_saved
+from equiformer_pytorch.base import checks
+from equiformer_pytorch.base.saved import read_saved, write_saved
+from equiformer_pytorch.graph.periodic import radius_graph
+from equiformer_pytorch.models.equiformer import Equiformer
 
 
 @dataclass(frozen=True)

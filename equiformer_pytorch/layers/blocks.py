@@ -7,7 +7,7 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.graph.edges import Graph
 from equiformer_pytorch.layers.attention.base import Attention
 from equiformer_pytorch.layers.reversible import reversible_blocks
 

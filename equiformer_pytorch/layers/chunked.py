@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from equiformer_pytorch.checks import exporting
-from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.base.tracing import exporting
+from equiformer_pytorch.graph.edges import Graph
 
 # Numbers that one tensor of edge features may hold: 256 MiB in float32.
 LARGEST = 2**26

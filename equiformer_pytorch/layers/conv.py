@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.graph.edges import Graph
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.so2 import SO2Linear

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.graph.edges import Graph
 
 Parameters = list[tuple[dict[str, Tensor], dict[str, Tensor]]]
 """By name, of the attention and the feed-forward of each block."""

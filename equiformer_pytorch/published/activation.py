@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.layout import add_scalars, degree_index, order_major_rows
 from equiformer_pytorch.published.pieces import plain, product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
+from equiformer_pytorch.so3.rows import add_scalars, degree_index, order_major_rows
 
 
 def swiglu(x: Float[Tensor, "*points two_channels"]) -> Float[Tensor, "*points channels"]:

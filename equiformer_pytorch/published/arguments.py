@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from equiformer_pytorch.checks import check_number, check_type
+from equiformer_pytorch.base.checks import check_number, check_type
 
 
 def check_flags(**flags: object) -> None:

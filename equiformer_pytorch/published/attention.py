@@ -17,18 +17,18 @@ from equiformer_pytorch.published.activation import (
     smooth_leaky_relu,
 )
 from equiformer_pytorch.published.edges import Edges, over_receivers
-from equiformer_pytorch.published.layout import (
+from equiformer_pytorch.published.linear import DegreeLinear
+from equiformer_pytorch.published.norm import RMSNorm
+from equiformer_pytorch.published.pieces import product_in_pieces, recomputed
+from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
+from equiformer_pytorch.published.so2 import SO2Linear
+from equiformer_pytorch.so3.rows import (
     components,
     degree_index,
     order_major_rows,
     rescale,
     split_degrees,
 )
-from equiformer_pytorch.published.linear import DegreeLinear
-from equiformer_pytorch.published.norm import RMSNorm
-from equiformer_pytorch.published.pieces import product_in_pieces, recomputed
-from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
-from equiformer_pytorch.published.so2 import SO2Linear
 
 # The degrees of a result of which only the vectors are wanted: (first, last + 1).
 VECTORS = (1, 2)

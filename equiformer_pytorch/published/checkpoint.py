@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from equiformer_pytorch.base.saved import read_saved, write_saved
 from equiformer_pytorch.published.scales import Scales
-from equiformer_pytorch.saved import read_saved, write_saved
 
 # Constants that the official code keeps in its state dict and that are computed here, by the end of their names.
 BUFFERS = re.compile(

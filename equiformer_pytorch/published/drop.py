@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.layout import degree_index
+from equiformer_pytorch.so3.rows import degree_index
 
 
 class GraphDropPath(nn.Module):

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.published.edges import Edges, over_receivers
-from equiformer_pytorch.published.layout import components, rescale
 from equiformer_pytorch.published.pieces import recomputed
 from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
+from equiformer_pytorch.so3.rows import components, rescale
 
 
 class EdgeDegreeEmbedding(nn.Module):

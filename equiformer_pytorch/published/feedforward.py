@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.published.activation import KINDS, LEAN, Activation, channel_factor, scalar_channels, square
 from equiformer_pytorch.published.edges import over_atoms
-from equiformer_pytorch.published.layout import components, split_degrees
 from equiformer_pytorch.published.linear import DegreeLinear, linear
 from equiformer_pytorch.published.pieces import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
+from equiformer_pytorch.so3.rows import components, split_degrees
 
 # The degrees of a result of which only the invariants are wanted: (first, last + 1).
 INVARIANTS = (0, 1)

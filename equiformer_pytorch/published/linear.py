@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.layout import split_degrees
+from equiformer_pytorch.so3.rows import split_degrees
 
 
 def per_degree(

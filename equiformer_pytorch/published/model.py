@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equiformer_pytorch.layers.constants import ExactConstants
+from equiformer_pytorch.base.constants import ExactConstants
+from equiformer_pytorch.inputs.structures import EdgeGeometry, Structures, gather_structures
 from equiformer_pytorch.published.attention import GraphAttention
 from equiformer_pytorch.published.block import Block
 from equiformer_pytorch.published.edges import Edges
@@ -22,7 +23,6 @@ from equiformer_pytorch.published.heads import StressHead
 from equiformer_pytorch.published.radial import Envelope, GaussianSmearing
 from equiformer_pytorch.published.rotation import FrameRotation, check_frames
 from equiformer_pytorch.published.scales import Scales
-from equiformer_pytorch.published.structures import EdgeGeometry, Structures, gather_structures
 
 
 class Stack(nn.ModuleList):
@@ -222,7 +222,7 @@ class PublishedModel(ExactConstants, ABC):
 
     def _with_edges(self, structures: Structures) -> Structures:
         """The structures with all edges within the cutoff."""
-        from equiformer_pytorch.atoms.neighbours import radius_graph  # what only atomistic users need
+        from equiformer_pytorch.graph.periodic import radius_graph  # what only atomistic users need
 
         cell = structures.cell if self.use_pbc else None
         edge_index, offsets = radius_graph(

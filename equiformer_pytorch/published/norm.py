@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.layers.constants import ExactConstants
-from equiformer_pytorch.published.layout import degree_index, split_degrees
+from equiformer_pytorch.base.constants import ExactConstants
+from equiformer_pytorch.so3.rows import degree_index, split_degrees
 
 EPS = 1e-5
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.layers.constants import ExactConstants
+from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.published.edges import Edges
 
 

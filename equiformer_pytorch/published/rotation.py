@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch.layers.constants import ExactConstants
-from equiformer_pytorch.published.layout import components, order_major_rows
+from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.so3.harmonics import recurrence_constants, spherical_harmonics
+from equiformer_pytorch.so3.rows import components, order_major_rows
 from equiformer_pytorch.so3.wigner import half_turn_coefficients, half_turn_to_y, x_half_turn_signs
 
 # How far the second row of a given frame may be from the direction of its edge; the published code rounds within this.

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from equiformer_pytorch.layers.constants import ExactConstants
-from equiformer_pytorch.published.layout import degree_major_rows, order_major_rows, rescale
+from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.so3.grid import gauss_legendre
 from equiformer_pytorch.so3.harmonics import recurrence_constants, spherical_harmonics
+from equiformer_pytorch.so3.rows import degree_major_rows, order_major_rows, rescale
 
 
 def equiangular(latitudes: int) -> tuple[Float64[Tensor, " latitudes"], Float64[Tensor, " latitudes"]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from equiformer_pytorch.saved import read_saved, write_saved
+from equiformer_pytorch.base.saved import read_saved, write_saved
 
 
 class CheckpointError(ValueError):

@@ -22,7 +22,7 @@ from equiformer_pytorch.atoms import (
 )
 from equiformer_pytorch.published.scales import Scales
 from tests.atoms.potentials import molecule, potential
-from tests.published import GRADIENT, V2, V3, build
+from tests.published_cases import GRADIENT, V2, V3, build
 
 SCALES = Scales({"energy": (0.5, 2.0), "forces": (0.0, 2.0)}, torch.linspace(-9, 9, 20, dtype=torch.float64))
 

@@ -252,7 +252,7 @@ def test_without_gradients_and_without_forces():
 
 
 def test_given_edges_are_those_found():
-    from equiformer_pytorch.atoms.neighbours import radius_graph
+    from equiformer_pytorch.graph.periodic import radius_graph
 
     model = potential()
     for structure in (molecule(7), crystal()):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks.official import official_v2, official_v3
-from tests.published import GRADIENT, SHIPPED, V2, V3, crystal, fill, loss_of, molecule, together
+from tests.published_cases import GRADIENT, SHIPPED, V2, V3, crystal, fill, loss_of, molecule, together
 
 CASES = {
     "v2": V2,

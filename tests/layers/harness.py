@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch import Equiformer
-from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.graph.edges import Graph
 from equiformer_pytorch.layers.fiber import Fiber, join
 from tests.models import Example
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiformer_pytorch.neighbours import graph_distances
+from equiformer_pytorch.graph.nearest import graph_distances
 from tests import tolerances
 from tests.models import Example, build, example
 

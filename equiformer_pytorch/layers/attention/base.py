@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.graph.edges import Graph
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
 from equiformer_pytorch.layers.chunked import over_receivers
 from equiformer_pytorch.layers.conv import Conv

@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.graph.edges import Graph
 
 
 class TaylorLinearAttention(nn.Module):

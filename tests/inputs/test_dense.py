@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiformer_pytorch.layout import Layout
+from equiformer_pytorch.inputs.layout import Layout
 from tests.models import build, example
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from equiformer_pytorch import neighbours
-from equiformer_pytorch.cells import Cells, neighbours_by_cells
-from equiformer_pytorch.graph import Table
+from equiformer_pytorch.graph import nearest
+from equiformer_pytorch.graph.cells import Cells, neighbours_by_cells
+from equiformer_pytorch.graph.table import Table
 
 POINTS = 600
 
@@ -38,7 +38,7 @@ def test_same_edges_as_all_pairs(make, count, radius, dtype):
     coordinates = make().to(dtype)
     structure = torch.randint(0, 3, (len(coordinates),)).sort().values
     senders, receivers = neighbours_by_cells(coordinates, structure, count, radius)
-    expected = neighbours.find_neighbours(
+    expected = nearest.find_neighbours(
         coordinates, Table.from_groups(structure, 3), num_neighbors=count, valid_radius=radius
     )
     assert torch.equal(senders, expected[0])
@@ -61,15 +61,15 @@ def test_large_structures_are_searched_by_cells(monkeypatch):
     torch.manual_seed(0)
     coordinates = gas()
     table = Table(1, POINTS)
-    all_pairs = neighbours.find_neighbours(coordinates, table, num_neighbors=5, valid_radius=1e5)
+    all_pairs = nearest.find_neighbours(coordinates, table, num_neighbors=5, valid_radius=1e5)
     used = []
 
     def spy(*arguments):
         used.append(True)
         return neighbours_by_cells(*arguments)
 
-    monkeypatch.setattr(neighbours, "DENSE", 100)
-    monkeypatch.setattr(neighbours, "neighbours_by_cells", spy)
-    by_cells = neighbours.find_neighbours(coordinates, table, num_neighbors=5, valid_radius=1e5)
+    monkeypatch.setattr(nearest, "DENSE", 100)
+    monkeypatch.setattr(nearest, "neighbours_by_cells", spy)
+    by_cells = nearest.find_neighbours(coordinates, table, num_neighbors=5, valid_radius=1e5)
     assert used
     assert all(torch.equal(a, b) for a, b in zip(all_pairs, by_cells, strict=True))

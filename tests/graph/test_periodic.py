@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from equiformer_pytorch.atoms import neighbours, radius_graph
+from equiformer_pytorch.atoms import radius_graph
+from equiformer_pytorch.graph import periodic
 from tests import tolerances
 from tests.models import build
 
@@ -294,12 +295,12 @@ def test_the_expected_number_of_edges_is_about_right(monkeypatch):
     flat = pos * torch.tensor([1.0, 1.0, 0.1])
     cell = 8 * torch.eye(3).double()
     for points, pbc in ((pos, True), (pos, False), (flat, [True, True, False]), (flat, False)):
-        monkeypatch.setattr(neighbours, "MOST", 10**8)
+        monkeypatch.setattr(periodic, "MOST", 10**8)
         count = radius_graph(points, 2.0, cell=cell, pbc=pbc)[0].shape[1]
-        monkeypatch.setattr(neighbours, "MOST", count // 2)
+        monkeypatch.setattr(periodic, "MOST", count // 2)
         with pytest.raises(ValueError, match=re.escape("cutoff = 2.0 is too large")):
             radius_graph(points, 2.0, cell=cell, pbc=pbc)
-        monkeypatch.setattr(neighbours, "MOST", 3 * count)
+        monkeypatch.setattr(periodic, "MOST", 3 * count)
         radius_graph(points, 2.0, cell=cell, pbc=pbc)
 
 

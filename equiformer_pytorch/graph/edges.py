@@ -8,16 +8,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from equiformer_pytorch import checks
+from equiformer_pytorch.graph.table import Table
 from equiformer_pytorch.so3.edge_rotation import EdgeRotation
-
-
-def group_bounds(group: Int[Tensor, " members"], groups: int) -> Int[Tensor, " groups_and_one"]:
-    """Where each group begins among members sorted by group, and where the last one ends."""
-    return torch.searchsorted(group, torch.arange(groups + 1, device=group.device))
 
 
 class Edges(NamedTuple):
@@ -28,61 +23,6 @@ class Edges(NamedTuple):
     vectors: Float[Tensor, "edges 3"]
     """From the receiver to the sender."""
     features: Float[Tensor, "edges edge_dim"] | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Ragged groups as a rectangle: row g lists the members of group g, then padding.
-
-    `index` is None when every group has `columns` members in a row, so that the rectangle is a view.
-    """
-
-    rows: int
-    columns: int
-    index: Int[Tensor, "rows columns"] | None = None
-    mask: Bool[Tensor, "rows columns"] | None = None
-    empty: Bool[Tensor, " rows"] | None = None
-    """Which groups have no members; None when all have some."""
-
-    member: Int[Tensor, " members"] | None = None
-    """Where each member is in the flattened rectangle; None when they follow each other."""
-
-    @classmethod
-    def from_groups(cls, group: Int[Tensor, " members"], groups: int) -> Table:
-        """Of members sorted by group. In an exported program sizes are known only when it runs: never a view."""
-        bounds = group_bounds(group, groups)
-        first, sizes = bounds[:-1], bounds.diff()
-        exporting = checks.exporting()
-        columns = checks.number_from_data(sizes.max()) if groups else 0
-        if not exporting and columns * groups == group.numel():
-            return cls(groups, columns)
-        column = torch.arange(columns, device=group.device)
-        mask = column < sizes[:, None]
-        padding = first.clamp(max=group.numel() - 1)[:, None]
-        empty = sizes == 0
-        return cls(
-            groups,
-            columns,
-            torch.where(mask, first[:, None] + column, padding),
-            mask,
-            empty if exporting or bool(empty.any()) else None,
-            torch.arange(group.numel(), device=group.device) + (group * columns - first[group]),
-        )
-
-    def spread(self, members: Float[Tensor, "members ..."]) -> Float[Tensor, "rows columns ..."]:
-        """Members in their places. The padding, to be masked, holds copies of the group's first member, zeros where
-        it has none: so groups stay apart, even where one holds NaN."""
-        if self.index is None:
-            return members.unflatten(0, (self.rows, self.columns))
-        spread = members.index_select(0, self.index.flatten()).unflatten(0, (self.rows, self.columns))
-        if self.empty is None:
-            return spread
-        return spread.masked_fill(self.empty.view(-1, *(1,) * (spread.ndim - 1)), 0)
-
-    def gather(self, spread: Float[Tensor, "rows columns ..."]) -> Float[Tensor, "members ..."]:
-        """The inverse of :meth:`spread`."""
-        x = spread.flatten(0, 1)
-        return x if self.member is None else x.index_select(0, self.member)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from equiformer_pytorch import EquiformerV2, EquiformerV3
 from equiformer_pytorch.published import edges as edges_module
 from equiformer_pytorch.so3.harmonics import recurrence_constants, spherical_harmonics
-from tests.published import GRADIENT, V2, V3, build, crystal, loss_of, molecule, relative, together
+from tests.published_cases import GRADIENT, V2, V3, build, crystal, loss_of, molecule, relative, together
 from tests.tolerances import GRADCHECK, GRADGRADCHECK, PUBLISHED_EQUIVARIANCE, SAME_GRADIENT, SAME_VALUE
 
 KINDS = ["v2", "v3", "gradient"]
@@ -263,7 +263,7 @@ def test_call_forms():
 
 
 def test_finds_edges_itself():
-    pytest.importorskip("equiformer_pytorch.atoms.neighbours", reason="the radius graph is not there yet")
+    pytest.importorskip("equiformer_pytorch.graph.periodic", reason="the radius graph is not there yet")
     model, inputs = build("gradient", max_radius=3.0, max_neighbors=200), crystal(cutoff=3.0)
     bare = {k: inputs[k] for k in ("atomic_numbers", "pos", "cell", "batch")}
     for name, value in model(**inputs).items():
@@ -272,7 +272,7 @@ def test_finds_edges_itself():
 
 def test_takes_ase_atoms():
     ase = pytest.importorskip("ase")
-    pytest.importorskip("equiformer_pytorch.atoms.neighbours", reason="the radius graph is not there yet")
+    pytest.importorskip("equiformer_pytorch.graph.periodic", reason="the radius graph is not there yet")
     model, inputs = build("gradient", max_radius=3.0, max_neighbors=200).float(), crystal(cutoff=3.0)
     atoms = ase.Atoms(inputs["atomic_numbers"], inputs["pos"].numpy(), cell=inputs["cell"][0].numpy(), pbc=True)
     single = {k: v.float() if v.is_floating_point() else v for k, v in inputs.items()}

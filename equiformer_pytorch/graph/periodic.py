@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from equiformer_pytorch import checks
-from equiformer_pytorch.cells import PAIRS_AT_ONCE, Cells
-from equiformer_pytorch.graph import group_bounds
+from equiformer_pytorch.base import checks
+from equiformer_pytorch.graph.cells import PAIRS_AT_ONCE, Cells
+from equiformer_pytorch.graph.table import group_bounds
 
 # Edges, or images of points, beyond which a graph is refused: 2²⁷ edges take 5 GiB, and a model far more.
 MOST = 2**27

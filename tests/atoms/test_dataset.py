@@ -23,7 +23,7 @@ from ase.io import Trajectory, read, write
 from ase.neighborlist import neighbor_list
 from torch.utils.data import DataLoader
 
-from equiformer_pytorch.atoms.structures import StructureDataset, collate_structures, load_structures
+from equiformer_pytorch.atoms.dataset import StructureDataset, collate_structures, load_structures
 
 CUTOFF = 3.0
 

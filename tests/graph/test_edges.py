@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiformer_pytorch.graph import Graph, Table
+from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.table import Table
 from equiformer_pytorch.so3.edge_rotation import EdgeRotation
 from tests.layers.harness import graph_of
 from tests.models import build, example

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from equiformer_pytorch import checks
-from equiformer_pytorch.features import EdgeFeatures
-from equiformer_pytorch.graph import Edges
-from equiformer_pytorch.layout import Layout
-from equiformer_pytorch.neighbours import NeighbourRules, find_neighbours, graph_distances
+from equiformer_pytorch.base import checks
+from equiformer_pytorch.graph.edges import Edges
+from equiformer_pytorch.graph.nearest import NeighbourRules, find_neighbours, graph_distances
+from equiformer_pytorch.inputs.features import EdgeFeatures
+from equiformer_pytorch.inputs.layout import Layout
 
 
 def dense_edges(

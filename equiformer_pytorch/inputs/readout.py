@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from equiformer_pytorch.graph import Graph
+from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.inputs.layout import Layout
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layout import Layout
 
 
 class Return(NamedTuple):

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from equiformer_pytorch.cells import neighbours_by_cells
-from equiformer_pytorch.graph import Table
-from equiformer_pytorch.selection import smallest
+from equiformer_pytorch.graph.cells import neighbours_by_cells
+from equiformer_pytorch.graph.selection import smallest
+from equiformer_pytorch.graph.table import Table
 
 # Structures with more points than this are searched by cells, where no adjacency asks for all pairs.
 DENSE = 1024

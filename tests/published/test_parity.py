@@ -9,7 +9,7 @@ import torch
 
 from equiformer_pytorch import EquiformerV2, EquiformerV3
 from tests.data.build_published import CASES, projections
-from tests.published import PARITY, SHIPPED, fill, loss_of, relative
+from tests.published_cases import PARITY, SHIPPED, fill, loss_of, relative
 from tests.tolerances import PUBLISHED
 
 FILES = sorted(PARITY.glob("*.pt"))

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equiformer_pytorch import checks
+from equiformer_pytorch.base import checks
+from equiformer_pytorch.base.tracing import exporting
+from equiformer_pytorch.inputs.layout import Layout
 from equiformer_pytorch.layers.fiber import Fiber, join
-from equiformer_pytorch.layout import Layout
 
 
 class PointFeatures(nn.Module):
@@ -47,7 +48,7 @@ class PointFeatures(nn.Module):
         if self.positions is not None:
             count = self.positions.num_embeddings
             # Of flat points the longest sequence is a matter of values, which an exported program cannot look at.
-            if not checks.exporting() and layout.longest > count:
+            if not exporting() and layout.longest > count:
                 raise ValueError(f"inputs must have at most num_positions = {count} points, got {layout.longest}")
             invariants = invariants + self._soften(self.positions(layout.position))
 

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch import checks
-from equiformer_pytorch.features import EdgeFeatures
-from equiformer_pytorch.graph import Edges
-from equiformer_pytorch.layout import Layout
-from equiformer_pytorch.neighbours import NeighbourRules, find_neighbours
+from equiformer_pytorch.base import checks
+from equiformer_pytorch.base.tracing import exporting
+from equiformer_pytorch.graph.edges import Edges
+from equiformer_pytorch.graph.nearest import NeighbourRules, find_neighbours
+from equiformer_pytorch.inputs.features import EdgeFeatures
+from equiformer_pytorch.inputs.layout import Layout
 
 
 class FlatArguments(NamedTuple):
@@ -63,7 +64,7 @@ class FlatArguments(NamedTuple):
             )
         if self.edge_index is not None:
             return self._given_edges(self.edge_index, coordinates, layout, embed, dtype)
-        if checks.exporting():
+        if exporting():
             raise ValueError("edge_index is missing: an exported program cannot look for neighbours")
         given = {"edge_attr": self.edge_attr, "cell_offsets": self.cell_offsets, "cell": self.cell}
         checks.check_absent(

@@ -9,9 +9,9 @@ import torch
 
 from equiformer_pytorch import EquiformerV3
 from equiformer_pytorch.atoms import EquiformerPotential
-from equiformer_pytorch.saved import read_saved, write_saved
+from equiformer_pytorch.base.saved import read_saved, write_saved
 from equiformer_pytorch.training import save_checkpoint
-from tests.published import V3
+from tests.published_cases import V3
 
 WRITERS = {
     "write_saved": lambda path: write_saved({"step": 1}, path),

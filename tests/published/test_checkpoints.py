@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from equiformer_pytorch import EquiformerV2, EquiformerV3
-from tests.published import GRADIENT, V2, V3, build, molecule, relative
+from tests.published_cases import GRADIENT, V2, V3, build, molecule, relative
 
 CLASSES = {"v2": (EquiformerV2, V2), "v3": (EquiformerV3, V3), "gradient": (EquiformerV3, GRADIENT)}
 

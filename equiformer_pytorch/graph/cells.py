@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from equiformer_pytorch.selection import smallest
+from equiformer_pytorch.graph.selection import smallest
 
 # Pairs of points whose distance is computed in one go: bounds the memory of the search.
 PAIRS_AT_ONCE = 2**22

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from equiformer_pytorch import checks
-from equiformer_pytorch.graph import Table, group_bounds
+from equiformer_pytorch.base import checks
+from equiformer_pytorch.base.tracing import exporting
+from equiformer_pytorch.graph.table import Table, group_bounds
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Layout:
         batch, structures = checks.check_batch(batch, points, structures)
         flat = None
         # An exported program is for batches in any order: it cannot look first.
-        if checks.exporting() or bool((batch.diff() < 0).any()):
+        if exporting() or bool((batch.diff() < 0).any()):
             batch, flat = batch.sort(stable=True)
         table = Table.from_groups(batch, structures)
         position = index - group_bounds(batch, structures)[batch]

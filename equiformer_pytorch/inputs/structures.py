@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
-from equiformer_pytorch.checks import check_finite, check_floating, check_shape, check_tensor, is_integer
+from equiformer_pytorch.base.checks import check_finite, check_floating, check_shape, check_tensor, is_integer
 
 FIELDS = ("atomic_numbers", "pos", "cell", "batch", "pbc", "edge_index", "cell_offsets", "edge_frames")
 

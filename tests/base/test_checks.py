@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from equiformer_pytorch import checks
+from equiformer_pytorch.base import checks
 
 
 @pytest.mark.parametrize("value", [None, 1, 5])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from equiformer_pytorch.checks import check_number
+from equiformer_pytorch.base.checks import check_number
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -265,7 +265,7 @@ def _read(read: Callable[[], Atoms]) -> Atoms:
 
 def _item(atoms: Atoms, cutoff: float, max_neighbors: int | None, dtype: torch.dtype) -> dict[str, Tensor]:
     """Tensors of one structure; ValueError if something about it is impossible."""
-    from equiformer_pytorch.atoms.neighbours import radius_graph
+    from equiformer_pytorch.graph.periodic import radius_graph
 
     count = len(atoms)
     if not count:

@@ -1,0 +1,1 @@
+"""Which points see which: neighbours, periodic images, and the edges between them as layers know them."""

@@ -1,0 +1,342 @@
+"""`Equiformer`: an SE(3)- or E(3)-equivariant attention network over points in space."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from equiformer_pytorch.base import checks
+from equiformer_pytorch.graph.edges import Edges, Graph
+from equiformer_pytorch.graph.nearest import NeighbourRules
+from equiformer_pytorch.graph.table import Table
+from equiformer_pytorch.inputs.dense import dense_edges
+from equiformer_pytorch.inputs.features import EdgeFeatures, PointFeatures
+from equiformer_pytorch.inputs.flat import FlatArguments, is_data, open_data
+from equiformer_pytorch.inputs.layout import Layout
+from equiformer_pytorch.inputs.readout import AttentionWeights, Return, attention_weights, read_out
+from equiformer_pytorch.layers.attention import L2DistAttention, MLPAttention
+from equiformer_pytorch.layers.attention.base import AttentionConfig
+from equiformer_pytorch.layers.blocks import ReversibleBlocks, SequentialBlocks
+from equiformer_pytorch.layers.edge_frame import EdgeFrame
+from equiformer_pytorch.layers.embedding import NeighbourEmbedding
+from equiformer_pytorch.layers.feedforward import FeedForward
+from equiformer_pytorch.layers.fiber import Fiber
+from equiformer_pytorch.layers.linear import Linear
+from equiformer_pytorch.layers.norm import Norm
+from equiformer_pytorch.layers.radial import RadialNetwork, envelope
+
+__all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", "Return"]
+
+
+class Equiformer(nn.Module):
+    """SE(3)-equivariant transformer on points with features of several degrees (Liao & Smidt 2023), with SO(2)
+    convolutions (Passaro & Zitnick 2023). ``model(x, coors @ R).type1 == model(x, coors).type1 @ R``.
+
+    Args:
+        dim: channels per degree, a number for all or one per degree.
+        dim_in: channels of the input features per input degree; default those of `dim`.
+        num_degrees: degrees 0 … num_degrees − 1 carried inside.
+        input_degrees: degrees present in the input.
+        heads, dim_head: attention heads and channels per head, a number or one per degree.
+        depth: blocks, each attention and feed-forward.
+        valid_radius: points farther than this are not attended to, in any degree; weights fall to zero smoothly.
+            In the unit of the coordinates.
+        num_neighbors: nearest neighbours per point, clamped to what exists.
+        reduce_dim_out: output one channel per degree.
+        radial_hidden_dim: width of the radial network.
+        num_tokens: embed integer input.
+        num_positions: add a learned embedding of the position in the sequence.
+        num_edge_tokens: embed integer edges, with `edge_dim` channels.
+        edge_dim: width of the edge features; continuous ones without `num_edge_tokens`.
+        attend_self: a point also attends to itself.
+        linear_out: the output projection (`reduce_dim_out`) is linear, else a feed-forward.
+        embedding_grad_frac: fraction of the gradient that reaches the token and position embeddings (CogView, Ding
+            et al. 2021); 1 turns it off. Gradients of float inputs are never scaled.
+        single_headed_kv: one key/value head for all query heads (Shazeer 2019).
+        ff_include_htype_norms: the feed-forward sees the norms of the higher degrees.
+        l2_dist_attention: attention by distance of query and key (Kim et al. 2020); False: MLP attention (GATv2).
+        reversible: reversible residual blocks (Gomez et al. 2017): activation memory does not grow with depth.
+        attend_sparse_neighbors: attend to the points that `adj_mat` connects, beside `num_neighbors` others.
+        gate_attn_head_outputs: a sigmoid gate per head, so that it can attend to nothing.
+        num_adj_degrees_embed: derive connections up to this many steps from `adj_mat`.
+        adj_dim: width of their embedding as edge features.
+        max_sparse_neighbors: cap on the neighbours by adjacency: fewest steps first, then nearest.
+        num_linear_attn_heads, linear_attn_dim_head: global attention on the invariants over the whole structure.
+        init_out_zero: branches start at zero.
+        attn_leakyrelu_slope, attn_hidden_dim_mult: of MLP attention.
+        reflection_equivariant: E(3)- instead of SE(3)-equivariant; all features then have the parity (−1)^degree.
+        output_degrees: how many degrees are read out; no layer computes what is not.
+        dot_product_attention: old name of `l2_dist_attention`, deprecated.
+        splits: of the published package, without effect, deprecated.
+
+    Raises:
+        ValueError, TypeError: for arguments that make no sense, by name.
+
+    Parameters and features may be in any floating dtype; distances and rotations are computed in that of `coors`,
+    at least float32. float inputs are cast to the dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int | Sequence[int],
+        dim_in: int | Sequence[int] | None = None,
+        num_degrees: int = 2,
+        input_degrees: int = 1,
+        heads: int | Sequence[int] = 8,
+        dim_head: int | Sequence[int] = 24,
+        depth: int = 2,
+        valid_radius: float = 1e5,
+        num_neighbors: float = math.inf,
+        reduce_dim_out: bool = False,
+        radial_hidden_dim: int = 64,
+        num_tokens: int | None = None,
+        num_positions: int | None = None,
+        num_edge_tokens: int | None = None,
+        edge_dim: int | None = None,
+        attend_self: bool = True,
+        linear_out: bool = True,
+        embedding_grad_frac: float = 0.5,
+        single_headed_kv: bool = False,
+        ff_include_htype_norms: bool = False,
+        l2_dist_attention: bool = True,
+        reversible: bool = False,
+        attend_sparse_neighbors: bool = False,
+        gate_attn_head_outputs: bool = True,
+        num_adj_degrees_embed: int | None = None,
+        adj_dim: int = 0,
+        max_sparse_neighbors: float = math.inf,
+        num_linear_attn_heads: int = 0,
+        linear_attn_dim_head: int = 8,
+        init_out_zero: bool = True,
+        attn_leakyrelu_slope: float = 0.1,
+        attn_hidden_dim_mult: int = 4,
+        reflection_equivariant: bool = False,
+        output_degrees: int = 2,
+        dot_product_attention: bool | None = None,
+        splits: int | None = None,
+    ) -> None:
+        super().__init__()
+        if dot_product_attention is not None:
+            warnings.warn("dot_product_attention is now called l2_dist_attention", DeprecationWarning, stacklevel=2)
+            l2_dist_attention = dot_product_attention
+        if splits is not None:
+            warnings.warn("splits has no effect any more", DeprecationWarning, stacklevel=2)
+        for name, least in (
+            ("num_degrees", 1),
+            ("input_degrees", 1),
+            ("depth", 0),
+            ("radial_hidden_dim", 1),
+            ("num_tokens", 1),
+            ("num_positions", 1),
+            ("num_edge_tokens", 1),
+            ("edge_dim", 0),
+            ("adj_dim", 0),
+            ("num_adj_degrees_embed", 1),
+            ("num_linear_attn_heads", 0),
+            ("linear_attn_dim_head", 1),
+            ("attn_hidden_dim_mult", 1),
+            ("output_degrees", 1),
+        ):
+            checks.check_number(name, locals()[name], least)
+        checks.check_number("num_neighbors", num_neighbors, 0, unbounded=True)
+        checks.check_number("max_sparse_neighbors", max_sparse_neighbors, 0, unbounded=True)
+        checks.check_number("valid_radius", valid_radius, 0, whole=False, exclusive=True)
+        checks.check_number("embedding_grad_frac", embedding_grad_frac, 0, whole=False)
+        if embedding_grad_frac > 1:
+            raise ValueError(f"embedding_grad_frac must be at most 1, got {embedding_grad_frac}")
+        if num_edge_tokens is not None and not edge_dim:
+            raise ValueError(f"num_edge_tokens = {num_edge_tokens} needs edge_dim, the width of the edge embedding")
+        if adj_dim > 0 and num_adj_degrees_embed is None:
+            raise ValueError(f"adj_dim = {adj_dim} needs num_adj_degrees_embed, how many steps to embed")
+        if not attend_sparse_neighbors and num_neighbors < 1:
+            raise ValueError("num_neighbors must be at least 1 without attend_sparse_neighbors, got 0")
+
+        dim = Fiber(checks.per_degree("dim", dim, num_degrees))
+        if dim_in is None:
+            if input_degrees > num_degrees:
+                raise ValueError(f"dim_in must be given for input_degrees = {input_degrees} > num_degrees")
+            dim_in = dim[:input_degrees]
+        dim_in = Fiber(checks.per_degree("dim_in", dim_in, input_degrees))
+        heads = checks.per_degree("heads", heads, num_degrees)
+        dim_head = checks.per_degree("dim_head", dim_head, num_degrees)
+        dim_out = dim.keep(output_degrees)
+
+        self.dim, self.dim_in, self.num_degrees, self.input_degrees = dim, dim_in, num_degrees, input_degrees
+        self.output_degrees = len(dim_out)
+        self.valid_radius, self.num_neighbors = valid_radius, num_neighbors
+        self.attend_self, self.attend_sparse_neighbors = attend_self, attend_sparse_neighbors
+        self.num_adj_degrees_embed, self.max_sparse_neighbors = num_adj_degrees_embed, max_sparse_neighbors
+
+        self.point_features = PointFeatures(dim_in, num_tokens, num_positions, embedding_grad_frac)
+        self.edge_features = EdgeFeatures(num_edge_tokens, edge_dim or 0, num_adj_degrees_embed, adj_dim)
+        self.edge_frame = EdgeFrame(max(num_degrees, input_degrees))
+        self.radial = RadialNetwork(self.edge_features.width, radial_hidden_dim)
+        edge_map = {
+            "radial_dim": radial_hidden_dim,
+            "reflection_equivariant": reflection_equivariant,
+        }
+        self.embed = NeighbourEmbedding(dim_in, dim if depth else dim_out, **edge_map)
+
+        config = AttentionConfig(
+            heads=heads,
+            dim_head=dim_head,
+            attend_self=attend_self,
+            single_headed_kv=single_headed_kv,
+            gate_attn_head_outputs=gate_attn_head_outputs,
+            num_linear_attn_heads=num_linear_attn_heads,
+            linear_attn_dim_head=linear_attn_dim_head,
+            init_out_zero=init_out_zero,
+            **edge_map,
+        )
+        blocks = []
+        for layer in range(depth):
+            fiber_out = dim if layer < depth - 1 else dim_out
+            if l2_dist_attention:
+                attention = L2DistAttention(dim, fiber_out, config)
+            else:
+                attention = MLPAttention(
+                    dim,
+                    fiber_out,
+                    config,
+                    attn_leakyrelu_slope=attn_leakyrelu_slope,
+                    attn_hidden_dim_mult=attn_hidden_dim_mult,
+                )
+            feed_forward = FeedForward(
+                fiber_out, include_htype_norms=ff_include_htype_norms, init_out_zero=init_out_zero
+            )
+            blocks.append((attention, feed_forward))
+        self.layers = ReversibleBlocks(blocks) if reversible else SequentialBlocks(blocks)
+
+        self.norm = Norm(dim_out)
+        self.fiber_out = Fiber((1,) * len(dim_out)) if reduce_dim_out else dim_out
+        self.reduce_dim_out = reduce_dim_out
+        self.to_out = None
+        if reduce_dim_out:
+            self.to_out = (
+                Linear(dim_out, self.fiber_out, bias=True)
+                if linear_out
+                else FeedForward(dim_out, self.fiber_out, init_out_zero=False)
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.norm.gain.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return self.norm.gain.dtype
+
+    def forward(
+        self,
+        inputs: Tensor | Mapping[int, Tensor] | object,
+        coors: Float[Tensor, "*size 3"] | None = None,
+        mask: Bool[Tensor, "b n"] | None = None,
+        adj_mat: Tensor | None = None,
+        edges: Tensor | None = None,
+        return_pooled: bool = False,
+        *,
+        batch: Int[Tensor, " n"] | None = None,
+        edge_index: Int[Tensor, "2 edges"] | None = None,
+        edge_attr: Tensor | None = None,
+        cell: Float[Tensor, "structures 3 3"] | None = None,
+        cell_offsets: Int[Tensor, "edges 3"] | None = None,
+        return_all_degrees: bool = False,
+        return_attn: bool = False,
+    ) -> Return | dict[int, Tensor] | tuple[Return | dict[int, Tensor], list[list[AttentionWeights]]]:
+        """Features of every point, from features and coordinates: dense (b, n, …), or flat (n, …).
+
+        Args:
+            inputs: integer tokens (b, n), floats (b, n, c), or {degree: (b, n, c, 2·degree + 1)}; flat without b. Or,
+                alone, an object like PyG's `Data` with `x` or `z`, `pos`, and `batch`, `edge_index`, `edge_attr`,
+                `cell`, `cell_offsets` where there are such.
+            coors: coordinates (b, n, 3), or flat (n, 3).
+            mask: dense: which points are real, bool or 0/1 numbers; nothing of the others has any effect, and their
+                outputs are zero.
+            adj_mat: dense: (n, n) or (b, n, n), which points are connected.
+            edges: dense: (b, n, n) integers or (b, n, n, edge_dim); entry [i, j] is what i sees of j.
+            return_pooled: the mean over the real points of each structure.
+            batch: flat: the structure of each point, in any order. With `edge_index` it may be left out: one structure.
+            edge_index: flat: (sender, receiver) of each edge, in any order, instead of looking for neighbours:
+                `num_neighbors` does not apply, edges beyond `valid_radius` weigh nothing. An edge that is listed
+                twice counts twice.
+            edge_attr: flat: (edges,) integers or (edges, edge_dim), in the order of `edge_index`.
+            cell: flat: cell vectors as rows, (structures, 3, 3).
+            cell_offsets: flat: whole numbers o of each edge: its vector is coors[sender] + o @ cell − coors[receiver].
+            return_all_degrees: {degree: (b, n, c, 2·degree + 1)} for the `output_degrees` instead of `Return`.
+            return_attn: also the attention weights, ``attn[layer][degree]``.
+
+        Raises:
+            ValueError, TypeError: for wrong shapes, dtypes or values, by name.
+        """
+        flat = FlatArguments(batch, edge_index, edge_attr, cell, cell_offsets)
+        if is_data(inputs):
+            checks.check_absent({"coors": coors, **flat._asdict()}, "is given twice: inputs is an object that has pos")
+            tokens, with_edges = self.point_features.tokens is not None, self.edge_features.edge_dim > 0
+            inputs, coors, flat = open_data(inputs, tokens, with_edges)
+        features = checks.check_degrees(inputs, self.input_degrees)
+        coors = checks.check_coordinates(coors)
+        if coors.ndim == 3:
+            checks.check_absent(flat._asdict(), f"goes with flat coors (points, 3), got coors {tuple(coors.shape)}")
+            layout = Layout.of_mask(mask, coors.shape[0], coors.shape[1], coors.device)
+        else:
+            layout = flat.layout(coors)
+            dense = {"mask": mask, "adj_mat": adj_mat, "edges": edges}
+            checks.check_absent(dense, f"goes with dense coors (batch, points, 3), got coors {tuple(coors.shape)}")
+        coordinates = layout.compact(coors)
+        checks.check_finite("coors", coordinates, "point that mask keeps" if coors.ndim == 3 else "point")
+        x = self.point_features(features, layout, self.dtype)
+        rules, embed = self._rules(), self.edge_features
+        if coors.ndim == 3:
+            graph = self._graph(dense_edges(coordinates, layout, adj_mat, edges, rules, embed, self.dtype), layout)
+        else:
+            graph = self._graph(flat.edges(coordinates, layout, rules, embed, self.dtype), layout)
+
+        x = self.embed(x, graph)
+        weights: list[list[Tensor]] | None = [] if return_attn else None
+        x = self.norm(self.layers(x, graph, weights))
+        if self.to_out is not None:
+            x = self.to_out(x)
+
+        out = read_out(
+            x,
+            self.fiber_out,
+            graph,
+            layout,
+            pooled=return_pooled,
+            reduced=self.reduce_dim_out,
+            all_degrees=return_all_degrees,
+        )
+        return out if weights is None else (out, attention_weights(weights, graph, layout, self.attend_self))
+
+    def _rules(self) -> NeighbourRules:
+        """Which neighbours to attend to."""
+        return NeighbourRules(
+            self.num_neighbors,
+            self.valid_radius,
+            self.attend_sparse_neighbors,
+            self.max_sparse_neighbors,
+            self.num_adj_degrees_embed or 1,
+        )
+
+    def _graph(self, edges: Edges, layout: Layout) -> Graph:
+        """What the layers need to know of each edge."""
+        with torch.autocast(edges.vectors.device.type, enabled=False):
+            distance, rotation = self.edge_frame(edges.vectors)
+            within = envelope(distance, self.valid_radius)
+        return Graph(
+            senders=edges.senders,
+            receivers=edges.receivers,
+            neighbours=Table.from_groups(edges.receivers, layout.structure.shape[0]),
+            structures=layout.table,
+            envelope=within.to(self.dtype),
+            edge_embedding=self.radial(distance, edges.features),
+            rotation=rotation.with_blocks(block.to(self.dtype) for block in rotation.blocks),
+        )

@@ -68,3 +68,8 @@ class Table:
         """The inverse of :meth:`spread`."""
         x = spread.flatten(0, 1)
         return x if self.member is None else x.index_select(0, self.member)
+
+    def sum(self, members: Float[Tensor, "members width"]) -> Float[Tensor, "rows width"]:
+        """Sum over the members of each group."""
+        spread = self.spread(members)
+        return (spread if self.mask is None else spread * self.mask[:, :, None]).sum(1)

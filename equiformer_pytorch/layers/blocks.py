@@ -7,7 +7,7 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.attention.base import Attention
 from equiformer_pytorch.layers.reversible import reversible_blocks
 
@@ -25,7 +25,7 @@ class SequentialBlocks(nn.Module):
         self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
 
     def forward(
-        self, x: Float[Tensor, "points width"], graph: Graph, weights: Weights | None = None
+        self, x: Float[Tensor, "points width"], graph: EdgeGraph, weights: Weights | None = None
     ) -> Float[Tensor, "points width_out"]:
         """`weights`, where given, is filled with the attention weights of each layer and degree."""
         for attention, feed_forward in cast("list[nn.ModuleList]", self.blocks):
@@ -50,7 +50,7 @@ class ReversibleBlocks(nn.Module):
         self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
 
     def forward(
-        self, x: Float[Tensor, "points width"], graph: Graph, weights: Weights | None = None
+        self, x: Float[Tensor, "points width"], graph: EdgeGraph, weights: Weights | None = None
     ) -> Float[Tensor, "points width_out"]:
         """As :meth:`SequentialBlocks.forward`."""
         blocks = cast("list[nn.ModuleList]", list(self.blocks))

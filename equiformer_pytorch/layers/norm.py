@@ -20,22 +20,35 @@ class Norm(ExactConstants):
     """
 
     eps = 1e-6
-    mean: Tensor
-    channel: Tensor
 
     def __init__(self, fiber: Fiber) -> None:
         super().__init__()
-        self.invariants = fiber[0]
+        self.fiber = fiber
         self.gain = nn.Parameter(torch.ones(sum(fiber)))
-        mean = torch.cat([torch.full((size,), 1 / (size * len(fiber)), dtype=torch.float64) for size in fiber.sizes])
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("channel", fiber.channel_index(), persistent=False)
+        invariants = torch.zeros(fiber.width, dtype=torch.float64)
+        invariants[: fiber[0]] = 1 / fiber[0]
+        every = torch.cat([torch.full((size,), 1 / (size * len(fiber)), dtype=torch.float64) for size in fiber.sizes])
+        self.register_buffer("mean", torch.stack((invariants, every), dim=1), persistent=False)
+        self.register_buffer("floor", torch.full((2,), self.eps, dtype=torch.float64), persistent=False)
 
-    def forward(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "points width"]:
+    def spread_gain(self, parameters: list[Tensor]) -> list[Tensor]:
+        """(2, width): the gain of each column, in the row of its denominator (degree 0, others)."""
+        gains = parameters[0].split(list(self.fiber))
+        columns = [gain.repeat(orders) for gain, (orders, _) in zip(gains, self.fiber.shapes, strict=True)]
+        invariants, higher = columns[0], torch.cat([columns[0][:0], *columns[1:]])
+        upper = torch.cat((invariants, torch.zeros_like(higher)))
+        return [torch.stack((upper, torch.cat((torch.zeros_like(invariants), higher))))]
+
+    def factor(self, x: Float[Tensor, "points width"], gain: Float[Tensor, "two width"]) -> Tensor:
+        """What to multiply x with; `gain` is :meth:`spread_gain`."""
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        square = wide * wide
-        of_invariants = (square[:, : self.invariants].mean(-1, keepdim=True) + self.eps).rsqrt()
-        of_all = ((square * self.mean.to(square.dtype)).sum(-1, keepdim=True) + self.eps).rsqrt()
-        higher = x.shape[-1] - self.invariants
-        factor = torch.cat((of_invariants.expand(-1, self.invariants), of_all.expand(-1, higher)), dim=-1)
-        return x * factor.to(x.dtype) * self.gain[self.channel]
+        mean, floor = self.cast("mean", wide.dtype), self.cast("floor", wide.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            scale = torch.addmm(floor, wide * wide, mean).rsqrt()
+            return (scale @ gain.to(scale.dtype)).to(x.dtype)
+
+    def forward(
+        self, x: Float[Tensor, "points width"], gain: Float[Tensor, "two width"] | None = None
+    ) -> Float[Tensor, "points width"]:
+        """`gain` is :meth:`spread_gain`, for a layer that has it already."""
+        return x * self.factor(x, self.spread_gain([self.gain])[0] if gain is None else gain)

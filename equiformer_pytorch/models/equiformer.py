@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from equiformer_pytorch.base import checks
-from equiformer_pytorch.graph.edges import Edges, Graph
+from equiformer_pytorch.graph.edges import EdgeGraph, Edges, Slots
+from equiformer_pytorch.graph.frames import EdgeFrames
 from equiformer_pytorch.graph.nearest import NeighbourRules
 from equiformer_pytorch.graph.table import Table
 from equiformer_pytorch.inputs.dense import dense_edges
@@ -22,7 +23,6 @@ from equiformer_pytorch.inputs.readout import AttentionWeights, Return, attentio
 from equiformer_pytorch.layers.attention import L2DistAttention, MLPAttention
 from equiformer_pytorch.layers.attention.base import AttentionConfig
 from equiformer_pytorch.layers.blocks import ReversibleBlocks, SequentialBlocks
-from equiformer_pytorch.layers.edge_frame import EdgeFrame
 from equiformer_pytorch.layers.embedding import NeighbourEmbedding
 from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.fiber import Fiber
@@ -175,7 +175,7 @@ class Equiformer(nn.Module):
 
         self.point_features = PointFeatures(dim_in, num_tokens, num_positions, embedding_grad_frac)
         self.edge_features = EdgeFeatures(num_edge_tokens, edge_dim or 0, num_adj_degrees_embed, adj_dim)
-        self.edge_frame = EdgeFrame(max(num_degrees, input_degrees))
+        self.edge_frames = EdgeFrames(max(num_degrees, input_degrees) - 1)
         self.radial = RadialNetwork(self.edge_features.width, radial_hidden_dim)
         edge_map = {
             "radial_dim": radial_hidden_dim,
@@ -326,17 +326,21 @@ class Equiformer(nn.Module):
             self.num_adj_degrees_embed or 1,
         )
 
-    def _graph(self, edges: Edges, layout: Layout) -> Graph:
+    def _graph(self, edges: Edges, layout: Layout) -> EdgeGraph:
         """What the layers need to know of each edge."""
         with torch.autocast(edges.vectors.device.type, enabled=False):
-            distance, rotation = self.edge_frame(edges.vectors)
-            within = envelope(distance, self.valid_radius)
-        return Graph(
+            distance, rotation = self.edge_frames(edges.vectors)
+            within = envelope(distance, self.valid_radius).to(self.dtype)
+        count = layout.structure.shape[0]
+        table = Table.from_groups(edges.receivers, count)
+        return EdgeGraph(
             senders=edges.senders,
             receivers=edges.receivers,
-            neighbours=Table.from_groups(edges.receivers, layout.structure.shape[0]),
-            structures=layout.table,
-            envelope=within.to(self.dtype),
-            edge_embedding=self.radial(distance, edges.features),
+            receiver_points=edges.receivers,
+            count=count,
             rotation=rotation.with_blocks(block.to(self.dtype) for block in rotation.blocks),
+            scalars=self.radial(distance, edges.features),
+            table=table,
+            slots=Slots.of(table, within, self.attend_self),
+            structures=layout.table,
         )

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.base.constants import ExactConstants
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.layers.attention.heads import Heads
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
-from equiformer_pytorch.layers.chunked import over_receivers
 from equiformer_pytorch.layers.conv import Conv
-from equiformer_pytorch.layers.fiber import Fiber, join
+from equiformer_pytorch.layers.fiber import Fiber
+from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
+from equiformer_pytorch.layers.rearranged import Rearranged
+from equiformer_pytorch.ops.pieces import over_receivers
+from equiformer_pytorch.ops.rotate import rotate_out
+from equiformer_pytorch.ops.softmax import slot_softmax
+from equiformer_pytorch.so3.rows import degree_index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +44,7 @@ class AttentionConfig:
     reflection_equivariant: bool
 
 
-class Attention(nn.Module, ABC):
+class Attention(ExactConstants, ABC):
     r"""Attention of each point over its edges, with heads of its own for every degree,
 
     .. math:: y_i = W \bigoplus_h \gamma_{ih}\, V_h \Bigl(\alpha_{ii}^h m_i + \sum_j \alpha_{ij}^h m_{ij}\Bigr).
@@ -49,6 +58,9 @@ class Attention(nn.Module, ABC):
     :math:`V_h` above all, acts on points after the sum, which are k times fewer than edges. A head's gate γ is a
     sigmoid of the invariants, so that it can attend to nothing. With `single_headed_kv` the heads of a degree share V
     and whatever else makes the keys.
+
+    All maps of the points are one product, all orders of an edge another; where that would be mostly zeros, there is
+    one product for each degree and order (:class:`JointLinear`, :class:`SO2Linear`).
     """
 
     def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig, *, logit_invariants: int = 0) -> None:
@@ -64,16 +76,17 @@ class Attention(nn.Module, ABC):
         self.columns = [(2 * degree + 1) * self.channels for degree in range(degrees)]
 
         self.norm = Norm(fiber)
-        self.invariants = [logit_invariants, (degrees - 1) * self.channels]
+        self.logit_invariants, gates = logit_invariants, (degrees - 1) * self.channels
         self.conv = Conv(
             fiber,
             degrees,
             self.channels,
-            invariants=sum(self.invariants),
+            invariants=logit_invariants + gates,
+            gates=gates,
             radial_dim=config.radial_dim,
             reflection_equivariant=config.reflection_equivariant,
         )
-        own = Fiber((self.channels + sum(self.invariants), *(self.channels,) * (degrees - 1)))
+        own = Fiber((self.channels + logit_invariants + gates, *(self.channels,) * (degrees - 1)))
         self.to_own = Linear(fiber, own, bias=True) if config.attend_self else None
         self.to_values = nn.ParameterList(
             torch.randn(h, self.channels, d) * self.channels**-0.5
@@ -87,6 +100,7 @@ class Attention(nn.Module, ABC):
         self.to_out = nn.ParameterList(
             torch.randn(width, out) * s for width, out, s in zip(combined, fiber_out, scale, strict=True)
         )
+        self.to_query: Linear | None = None
         self.linear_attn = None
         if linear_attn_dim:
             self.linear_attn = TaylorLinearAttention(
@@ -94,68 +108,142 @@ class Attention(nn.Module, ABC):
             )
             self.linear_attn_to_out = nn.Parameter(torch.randn(linear_attn_dim, fiber_out[0]) * scale[0])
 
-    def forward(
-        self, x: Float[Tensor, "points width"], graph: Graph
-    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
-        """The features to add, and the attention weights per degree, slot 0 being the point itself where it attends
-        to itself."""
-        x = self.norm(x)
-        out, weights = over_receivers(self._attend, x, self.conv.from_sender(x), graph, self.conv.width)
-        if self.linear_attn is not None:
-            attended = self.linear_attn(x[:, : self.scalars], graph) @ self.linear_attn_to_out
-            out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
-        return out, list(weights.split(list(self.heads), dim=1))
+    def _plan(self) -> None:
+        """How the products are arranged; subclasses call it when their own maps are there."""
+        maps: dict[str, Linear | nn.Linear] = {"sender": self.conv.from_sender, "receiver": self.conv.from_receiver}
+        maps |= {} if self.to_own is None else {"own": self.to_own}
+        maps |= {} if self.to_gates is None else {"gates": self.to_gates}
+        maps |= {} if self.to_query is None else {"query": self.to_query}
+        self.map_names = list(maps)
+        places = {name: place for place, name in enumerate(maps)}
+        fibers = [Fiber((m.out_features,)) if isinstance(m, nn.Linear) else m.fiber_out for m in maps.values()]
+        if self.to_query is not None:
+            fibers += [Fiber((sum(self.columns) * sum(self.heads),))]  # its columns, spaced out
+        self.gated = self.conv.so2.narrow and is_narrow(self.fiber, fibers)
+        if self.gated:
+            self.conv.so2.gate()
+            arrange = {"own": self._gated_columns, "query": self.query_columns}
+            arrange = {places[name]: function for name, function in arrange.items() if name in places}
+            self.points = JointProduct(list(maps.values()), arrange)
+        else:
+            besides = {places["own"]: self.conv.so2.invariants} if "own" in places else {}
+            self.points = JointProducts(list(maps.values()), besides)
+        self.to_points = Heads(self.heads, self.key_heads, self.dim_head, self.channels, self.fiber_out)
+        self.register_buffer("component_degree", torch.tensor(degree_index(len(self.heads) - 1)), persistent=False)
+        self.rearranged = Rearranged(self._parts())
+
+    def _parts(self) -> list[tuple[Any, Sequence[Tensor]]]:
+        parts: list[tuple[Any, Sequence[Tensor]]] = [
+            (self.norm.spread_gain, [self.norm.gain]),
+            (self.points.build, self.points.parameters_in_order()),
+            (self.conv.so2.build, self.conv.so2.parameters_in_order()),
+            (self.to_points.build, [*self.to_values, *self.to_out]),
+            (self.build_logits, self.logit_parameters()),
+        ]
+        return parts
+
+    @abstractmethod
+    def logit_parameters(self) -> list[Tensor]:
+        """The parameters that :meth:`build_logits` takes."""
+
+    @abstractmethod
+    def build_logits(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """The matrices that :meth:`logits` takes."""
 
     @abstractmethod
     def logits(
         self,
-        x: Float[Tensor, "receivers width"],
         messages: Float[Tensor, "receivers slots components_channels"],
         invariants: Float[Tensor, "receivers slots logit_invariants"],
-    ) -> Float[Tensor, "receivers heads slots"]:
-        """Of the heads of all degrees, side by side, from the normed receivers and what they attend to."""
+        query: Tensor | None,
+        matrices: Sequence[Tensor],
+    ) -> Float[Tensor, "receivers slots heads"]:
+        """Of the heads of all degrees, side by side."""
+
+    def query_columns(self, query: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
+        """The columns of `to_query` as logits want them."""
+        return query
+
+    def spaced_query(self, query: Any) -> Tensor | None:
+        """The query as :meth:`logits` takes it, from what `to_query` gave."""
+        return None
+
+    def forward(
+        self, x: Float[Tensor, "points width"], graph: EdgeGraph
+    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
+        """The features to add, and the attention weights per degree, slot 0 being the point itself where it attends
+        to itself."""
+        (gain,), for_points, for_edges, for_heads, for_logits = self.rearranged(self._parts())
+        normed = x * self.norm.factor(x, gain)
+        of_points = dict(zip(self.map_names, self._of_points(normed, for_points), strict=True))
+        own = None if self.to_own is None else self._own(of_points["own"])
+        query = self.spaced_query(of_points["query"]) if "query" in of_points else None
+        gates = of_points["gates"].sigmoid() if self.to_gates is not None else None
+        slots = 0 if graph.slots is None else graph.slots.envelope.shape[1]
+
+        def attend(rows: slice, graph: EdgeGraph) -> tuple[Tensor, Tensor]:
+            """Softmax, gates and weighted sums, for some receivers."""
+            kept, message = self.conv(of_points["sender"], of_points["receiver"][rows], graph, for_edges)
+            message = rotate_out(message, graph.rotation, len(self.heads), self.conv.so2.max_order)
+            mine = None if own is None else [part[rows] for part in own]
+            messages, invariants = self._messages(kept, message, mine, graph)
+            logits = self.logits(messages, invariants, None if query is None else query[rows], for_logits)
+            weights = slot_softmax(logits, graph.slots)
+            gated = weights if gates is None else weights * gates[rows, None]
+            out = self.to_points(messages, gated.to(messages.dtype), for_heads)
+            weights, empty = weights.detach(), slots - weights.shape[1]
+            return out, F.pad(weights, (0, 0, 0, empty)) if empty else weights
+
+        out, weights = over_receivers(attend, graph, self.conv.width, x.shape[0])
+        if self.linear_attn is not None:
+            attended = self.linear_attn(normed[:, : self.scalars], graph) @ self.linear_attn_to_out
+            out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
+        return out, list(weights.mT.split(list(self.heads), dim=1))
+
+    def _gated_columns(self, own: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
+        """The columns of `to_own` as invariants for the logits, message, and the gate of each of its components."""
+        degrees = len(self.heads)
+        gates = (degrees - 1) * self.channels
+        scalars, invariants, gates, higher = own.split(
+            [self.channels, self.logit_invariants, gates, sum(self.columns[1:])], dim=1
+        )
+        of_degrees = torch.cat((scalars, gates), dim=1).split(self.channels, dim=1)
+        spread = [of_degrees[degree] for degree in degree_index(degrees - 1)]
+        return torch.cat((invariants, scalars, higher, *spread), dim=1)
+
+    def _of_points(self, x: Float[Tensor, "points width"], matrices: Sequence[Tensor]) -> list[Any]:
+        """What the maps give: of a gated layer tensors as arranged, else one :class:`Mapped` each; the ends of the
+        convolution, degree-major, and the gates of the heads are tensors anyway."""
+        if isinstance(self.points, JointProduct):
+            return list(self.points(x, matrices))
+        mapped = self.points(self.points.split(x), matrices)
+        plain = {"sender": lambda m: m.rows().flatten(1), "gates": lambda m: m.besides}
+        plain["receiver"] = plain["sender"]
+        return [plain.get(name, lambda m: m)(m) for name, m in zip(self.map_names, mapped, strict=True)]
+
+    def _own(self, own: Any) -> list[Tensor]:
+        """Of what `to_own` gives: the message of each point to itself (gated, in a gated layer), and invariants."""
+        if self.gated:
+            invariants, message = own.split([self.logit_invariants, own.shape[1] - self.logit_invariants], dim=1)
+            return [F.glu(message, dim=1), invariants]
+        return [own.rows().flatten(1), own.besides]
 
     def _messages(
-        self, x: Tensor, sender: Tensor, graph: Graph
-    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers slots logit_invariants"]]:
-        """What each receiver attends to: itself first, where it does, then its edges."""
-        orders, invariants = self.conv(x, sender, graph)
-        for_logits, gates = self._gates(orders[0][:, 0, 0], invariants)
-        gated = [order * gates[:, None, m:] for m, order in enumerate(orders)]
-        messages = graph.neighbours.spread(graph.rotation.restore(gated).flatten(1))
-        for_logits = graph.neighbours.spread(for_logits)
-        if self.to_own is None:
-            return messages, for_logits
-        scalars, *higher = self.to_own.fiber_out.split(self.to_own(x))
-        scalars, invariants = scalars.squeeze(1).split([self.channels, sum(self.invariants)], dim=-1)
-        own_for_logits, gates = self._gates(scalars, invariants)
-        own = join([part * gates[:, degree, None] for degree, part in enumerate([scalars[:, None], *higher])])
-        return torch.cat((own[:, None], messages), dim=1), torch.cat((own_for_logits[:, None], for_logits), dim=1)
-
-    def _gates(
-        self, scalars: Float[Tensor, "members channels"], invariants: Float[Tensor, "members invariants"]
-    ) -> tuple[Float[Tensor, "members logit_invariants"], Float[Tensor, "members degrees channels"]]:
-        """The invariants for the logits, and the factors of each degree; the scalars gate themselves (SiLU)."""
-        for_logits, gates = invariants.split(self.invariants, dim=-1)
-        return for_logits, torch.sigmoid(torch.cat((scalars, gates), dim=-1)).unflatten(-1, (-1, self.channels))
-
-    def _attend(self, x: Tensor, sender: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Softmax, gates, weighted sums, values and output map, for some receivers."""
-        messages, invariants = self._messages(x, sender, graph)
-        weights = gated = graph.softmax(self.logits(x, messages, invariants), self.attend_self)
-        if self.to_gates is not None:
-            gated = weights * torch.sigmoid(self.to_gates(x[:, : self.scalars]))[:, :, None]
-
-        outputs = []
-        by_degree = zip(gated.split(list(self.heads), dim=1), messages.split(self.columns, dim=-1), strict=True)
-        for degree, (gated_weights, message) in enumerate(by_degree):
-            summed = torch.bmm(gated_weights.to(message.dtype), message)
-            summed = summed.unflatten(-1, (2 * degree + 1, self.channels)).transpose(1, 2).flatten(2)
-            outputs.append(summed @ self._values_to_out(degree))
-        return join(outputs), weights.detach()
-
-    def _values_to_out(self, degree: int) -> Float[Tensor, "heads_channels channels_out"]:
-        """Value map and output map of the heads of one degree, multiplied out: they act on points, the product on
-        weights, and its size does not depend on the number of points."""
-        to_out = self.to_out[degree].unflatten(0, (self.heads[degree], -1))
-        return (self.to_values[degree] @ to_out).flatten(0, 1)
+        self,
+        invariants: Float[Tensor, "edges invariants"],
+        message: Float[Tensor, "edges components channels"],
+        own: list[Tensor] | None,
+        graph: EdgeGraph,
+    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers slots invariants"]]:
+        """What each receiver attends to, itself first, where it does, then its edges; and invariants for the logits."""
+        messages, invariants = graph.spread(message.flatten(1)), graph.spread(invariants)
+        if own is not None:
+            messages = torch.cat((own[0][:, None], messages), dim=1)
+            none = invariants.shape[-1] == 0
+            invariants = messages[..., :0] if none else torch.cat((own[1][:, None], invariants), dim=1)
+        if self.gated:
+            return messages, invariants
+        kept, gates = invariants.split([self.logit_invariants, invariants.shape[-1] - self.logit_invariants], dim=-1)
+        gates = torch.cat((messages[..., : self.channels], gates), dim=-1).sigmoid().unflatten(-1, (-1, self.channels))
+        spread = gates.index_select(2, self.get_buffer("component_degree"))
+        return messages * spread.flatten(2), kept

@@ -1,0 +1,210 @@
+"""Several per-degree maps of one feature at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equiformer_pytorch.layers.fiber import Fiber
+from equiformer_pytorch.layers.linear import Linear, block_diagonal
+
+# Entries of a block-diagonal matrix of all degrees up to which it is one product; beyond, zeros cost too much.
+NARROW = 2**18
+
+Arrange = Callable[[Tensor], Tensor]
+"""Of the columns of a map, for all degrees and orders: repeated, moved, spaced out with zeros."""
+
+
+def is_narrow(fiber_in: Fiber, fibers_out: Sequence[Fiber]) -> bool:
+    """Whether maps between these are best one product."""
+    return fiber_in.width * sum(fiber.width for fiber in fibers_out) <= NARROW
+
+
+class _Maps(nn.Module):
+    """Has no parameters of its own: :meth:`build` takes those of the maps, for :class:`~.rearranged.Rearranged`."""
+
+    def __init__(self, maps: Sequence[Linear | nn.Linear]) -> None:
+        super().__init__()
+        self.maps = tuple(maps)  # they belong to the layer that owns this
+        self.fiber_in = next(linear.fiber_in for linear in maps if isinstance(linear, Linear))
+        self.fibers = [Fiber((m.out_features,)) if isinstance(m, nn.Linear) else m.fiber_out for m in maps]
+
+    def parameters_in_order(self) -> list[Tensor]:
+        """Those of the maps, one after the other."""
+        found: list[Tensor] = []
+        for linear in self.maps:
+            found += [linear.weight] if isinstance(linear, nn.Linear) else linear.weights
+            found += [] if linear.bias is None else [linear.bias]
+        return found
+
+    def _weights(self, parameters: Sequence[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
+        """The matrices of the degrees and the bias of each map."""
+        given, found = list(parameters), []
+        for linear, fiber in zip(self.maps, self.fibers, strict=True):
+            weights = [given.pop(0).mT] if isinstance(linear, nn.Linear) else [given.pop(0) for _ in fiber]
+            bias = weights[0].new_zeros(fiber[0]) if linear.bias is None else given.pop(0)
+            found.append((weights, bias))
+        return found
+
+
+class JointProduct(_Maps):
+    """Per-degree maps of a narrow feature as one product with one matrix, zeros between the degrees.
+
+    Args:
+        maps: what is applied; an ``nn.Linear`` is a map of degree 0.
+        arrange: how to arrange the columns of some maps, by place.
+    """
+
+    def __init__(self, maps: Sequence[Linear | nn.Linear], arrange: Mapping[int, Arrange] | None = None) -> None:
+        super().__init__(maps)
+        self.arrange = dict(arrange or {})
+        blank = [torch.zeros(1, fiber.width, device="cpu") for fiber in self.fibers]
+        self.widths = [self._arranged(place, columns).shape[1] for place, columns in enumerate(blank)]
+
+    def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """The joint matrix and the joint bias."""
+        columns = []
+        for place, (weights, bias) in enumerate(self._weights(parameters)):
+            matrix = block_diagonal(weights, self.fiber_in.width)
+            both = torch.cat((matrix, F.pad(bias, (0, self.fibers[place].width - len(bias)))[None]))
+            columns.append(self._arranged(place, both))
+        joint = torch.cat(columns, dim=1)
+        return [joint[:-1], joint[-1]]
+
+    def _arranged(self, place: int, columns: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
+        return self.arrange[place](columns) if place in self.arrange else columns
+
+    def forward(
+        self, x: Float[Tensor, "points width_in"], matrices: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, "points arranged"], ...]:
+        """The maps of x with the matrices of :meth:`build`."""
+        matrix, bias = matrices
+        return torch.addmm(bias, x, matrix).split(self.widths, dim=1)
+
+
+class Mapped(NamedTuple):
+    """What a map gives in :class:`JointProducts`."""
+
+    groups: list[Float[Tensor, "components points channels"]]
+    """Of the degrees of each group."""
+    besides: Float[Tensor, "points channels"]
+    """Further channels of degree 0."""
+
+    def rows(self) -> Float[Tensor, "points components channels"]:
+        """All degrees, where all have the same channels."""
+        if len(self.groups) == 1:
+            return self.groups[0].transpose(0, 1)
+        return torch.cat([group.transpose(0, 1) for group in self.groups], dim=1)
+
+
+class JointProducts(_Maps):
+    """Per-degree maps of a wide feature: one batched product for each group of degrees that have the same channels.
+
+    Args:
+        maps: what is applied; an ``nn.Linear`` is a map of degree 0.
+        besides: how many of the last channels of degree 0 of a map come beside its degrees, by place.
+        shapes: of each degree, equal where degrees may share a product; by default their channels.
+    """
+
+    def __init__(
+        self,
+        maps: Sequence[Linear | nn.Linear],
+        besides: Mapping[int, int] | None = None,
+        *,
+        shapes: Sequence[object] | None = None,
+    ) -> None:
+        super().__init__(maps)
+        self.besides = [
+            fiber[0] if isinstance(m, nn.Linear) else (besides or {}).get(place, 0)
+            for place, (m, fiber) in enumerate(zip(maps, self.fibers, strict=True))
+        ]
+        channels = [(c, [self._channels(k, degree) for k in range(len(maps))]) for degree, c in enumerate(self.fiber_in)]
+        self.groups = groups_of(channels if shapes is None else shapes)
+        self.group_sizes = [sum(self.fiber_in.sizes[low:high]) for low, high in self.groups]
+
+    def _channels(self, place: int, degree: int) -> int:
+        """Channels of a degree that are not besides."""
+        fiber = self.fibers[place]
+        return 0 if degree >= len(fiber) else fiber[degree] - (self.besides[place] if degree == 0 else 0)
+
+    def _widths(self, low: int) -> list[int]:
+        return [self._channels(place, low) for place in range(len(self.maps))]
+
+    def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Matrix of what comes besides, its bias, bias of the first group, and for each group one matrix for each of
+        its components."""
+        given = self._weights(parameters)
+        kept = [self.fibers[k][0] - self.besides[k] for k in range(len(given))]
+        beside = torch.cat([weights[0][:, k:] for (weights, _), k in zip(given, kept, strict=True)], dim=1)
+        beside_bias = torch.cat([bias[k:] for (_, bias), k in zip(given, kept, strict=True)])
+        bias = torch.cat([bias[:k] for (_, bias), k in zip(given, kept, strict=True)])
+        matrices = []
+        for low, high in self.groups:
+            of_degrees = []
+            for degree in range(low, high):
+                parts = [
+                    weights[degree][:, : self._channels(place, degree)]
+                    for place, (weights, _) in enumerate(given)
+                    if self._channels(place, degree)
+                ]
+                of_degrees.append(torch.cat(parts, dim=1) if parts else given[0][0][0].new_zeros(self.fiber_in[degree], 0))
+            orders = [2 * degree + 1 for degree in range(low, high)]
+            matrices.append(
+                torch.cat([m.expand(count, -1, -1) for m, count in zip(of_degrees, orders, strict=True)])
+            )
+        first = matrices[0].shape[0]
+        return [beside, beside_bias, F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, first - 1)), *matrices]
+
+    def split(self, x: Float[Tensor, "points width_in"]) -> list[Float[Tensor, "components points channels"]]:
+        """A view of each group."""
+        parts = x.split(self.group_sizes, dim=1)
+        return [
+            part.unflatten(1, (-1, self.fiber_in[low])).transpose(0, 1)
+            for part, (low, _) in zip(parts, self.groups, strict=True)
+        ]
+
+    def forward(
+        self, groups: Sequence[Float[Tensor, "components points channels"]], matrices: Sequence[Tensor]
+    ) -> list[Mapped]:
+        """The maps of the groups of a feature, with the matrices of :meth:`build`."""
+        beside_matrix, beside_bias, bias, *products = matrices
+        invariants = groups[0][0]
+        besides = (
+            torch.addmm(beside_bias, invariants, beside_matrix)
+            if sum(self.besides)
+            else invariants[:, :0]
+        ).split(self.besides, dim=1)
+        found: list[list[Tensor]] = [[] for _ in self.maps]
+        for index, (group, matrix, (low, _)) in enumerate(zip(groups, products, self.groups, strict=True)):
+            widths = self._widths(low)
+            if not sum(widths):
+                continue
+            mapped = torch.baddbmm(bias, group, matrix) if index == 0 else torch.bmm(group, matrix)
+            parts = mapped.split(widths, dim=2) if len(widths) > 1 else (mapped,)
+            for place, part in enumerate(parts):
+                if widths[place]:
+                    found[place].append(part)
+        return [Mapped(of_map, extra) for of_map, extra in zip(found, besides, strict=True)]
+
+
+def groups_of(shapes: Sequence[object]) -> list[tuple[int, int]]:
+    """Ranges (first, end) of consecutive degrees with equal entries."""
+    groups = [[0, 1]]
+    for degree in range(1, len(shapes)):
+        if shapes[degree] == shapes[degree - 1]:
+            groups[-1][1] = degree + 1
+        else:
+            groups.append([degree, degree + 1])
+    return [(low, high) for low, high in groups]
+
+
+def ungrouped(groups: Sequence[Float[Tensor, "components points channels"]]) -> Float[Tensor, "points width"]:
+    """One feature, degree-major, of its groups."""
+    if len(groups) == 1:
+        return groups[0].transpose(0, 1).flatten(1)
+    return torch.cat([group.transpose(0, 1).flatten(1) for group in groups], dim=1)

@@ -23,6 +23,8 @@ class Edges(NamedTuple):
     vectors: Float[Tensor, "edges 3"]
     """From the receiver to the sender."""
     features: Float[Tensor, "edges edge_dim"] | None
+    most: int | None = None
+    """No receiver has more, where that is known."""
 
 
 class Slots(NamedTuple):

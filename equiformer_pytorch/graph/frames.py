@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.so3.harmonics import even_harmonics, quadratic_form, stretched_products
 from equiformer_pytorch.so3.rows import order_major_rows
-from equiformer_pytorch.so3.wigner import half_turn_coefficients, half_turn_to_y, x_half_turn_signs
+from equiformer_pytorch.so3.wigner import half_turn_charts, half_turn_coefficients, half_turn_to_y, x_half_turn_signs
 
 # Degrees below this share one block-diagonal matrix: a batched product of many tiny matrices costs more than the zeros.
 SHARED = 4
@@ -104,6 +103,7 @@ class EdgeFrames(ExactConstants):
         self.max_order = max_degree if max_order is None else max_order
         self.spans = spans(self.max_degree, self.max_order)
         self.register_buffer("quadratic", quadratic_form(), persistent=False)
+        self.register_buffer("charts", half_turn_charts(), persistent=False)
         products = stretched_products(2 * max_degree)
         self.products = len(products)
         for index, matrix in enumerate(products):
@@ -158,7 +158,7 @@ class EdgeFrames(ExactConstants):
             # The value of the frame, the derivative of the edge.
             row = frames[:, 1]
             direction = row if frames.requires_grad else row + (direction - direction.detach())
-        axis, below = half_turn_to_y(direction)
+        axis, below = half_turn_to_y(direction, self.cast("charts", direction.dtype))
         blocks = self._half_turns(axis, below, directed.squeeze(-1))
         if frames is not None and self.max_order > 0:
             blocks = self._roll(blocks, frames, axis if frames.requires_grad else axis.detach(), below)
@@ -169,17 +169,17 @@ class EdgeFrames(ExactConstants):
         return distance, rotation
 
     def _half_turns(
-        self, axis: Float[Tensor, "edges 3"], below: Bool[Tensor, " edges"], directed: Bool[Tensor, " edges"]
+        self, axis: Float[Tensor, "edges 3"], below: Int[Tensor, " edges"], directed: Bool[Tensor, " edges"]
     ) -> list[Float[Tensor, "edges rows columns"]]:
         """Polynomials of the axes; edges below the horizon are turned by π about x first."""
         dtype = axis.dtype
-        products = [self.get_buffer(f"product_{index}").to(dtype) for index in range(self.products)]
-        harmonics = even_harmonics(axis, self.quadratic.to(dtype), products)
-        case = torch.where(directed, below.long(), 2)
+        products = [self.cast(f"product_{index}", dtype) for index in range(self.products)]
+        harmonics = even_harmonics(axis, self.cast("quadratic", dtype), products)
+        case = torch.where(directed, below, 2)
         blocks = []
         for index in range(len(self.spans)):
-            coefficients = self.get_buffer(f"coefficients_{index}").to(dtype)
-            factor = self.get_buffer(f"factors_{index}").to(dtype).index_select(0, case)
+            coefficients = self.cast(f"coefficients_{index}", dtype)
+            factor = self.cast(f"factors_{index}", dtype).index_select(0, case)
             block = (harmonics[:, : coefficients.shape[0]] @ coefficients).unflatten(1, (-1, factor.shape[1]))
             blocks.append(block * factor[:, None])
         return blocks
@@ -189,12 +189,11 @@ class EdgeFrames(ExactConstants):
         blocks: list[Float[Tensor, "edges rows columns"]],
         frames: Float[Tensor, "edges 3 3"],
         axis: Float[Tensor, "edges 3"],
-        below: Bool[Tensor, " edges"],
+        below: Int[Tensor, " edges"],
     ) -> list[Float[Tensor, "edges rows columns"]]:
         """D_y(γ) times the blocks, γ from the frame and the half-turn; it mixes +m and −m like a plane."""
         turn = 2 * axis[:, :, None] * axis[:, None] - torch.eye(3, dtype=axis.dtype, device=axis.device)
-        flip = F.pad(-turn.new_ones(2), (1, 0), value=1.0)
-        turn = turn * torch.where(below[:, None], flip, 1.0)[:, None]
+        turn = turn * self.cast("charts", axis.dtype).index_select(0, below)[:, None]
         cosine = (frames[:, 0] * turn[:, 0]).sum(-1)
         sine = (frames[:, 0] * turn[:, 2]).sum(-1)
         powers = [(torch.ones_like(cosine), torch.zeros_like(sine))]

@@ -34,8 +34,11 @@ class Table:
     """Where each member is in the flattened rectangle; None when they follow each other."""
 
     @classmethod
-    def from_groups(cls, group: Int[Tensor, " members"], groups: int) -> Table:
-        """Of members sorted by group. In an exported program sizes are known only when it runs: never a view."""
+    def from_groups(cls, group: Int[Tensor, " members"], groups: int, most: int | None = None) -> Table:
+        """Of members sorted by group; `most`: no group has more members, where that is known. In an exported program
+        sizes are known only when it runs: never a view."""
+        if most is not None and group.numel() == groups * most:
+            return cls(groups, most)
         bounds = group_bounds(group, groups)
         first, sizes = bounds[:-1], bounds.diff()
         columns = number_from_data(sizes.max()) if groups else 0

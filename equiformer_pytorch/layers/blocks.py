@@ -32,7 +32,7 @@ class SequentialBlocks(nn.Module):
             y, layer_weights = attention(x, graph)
             if weights is not None:
                 weights.append(layer_weights)
-            x = x[:, : y.shape[-1]] + y
+            x = (x if y.shape[-1] == x.shape[-1] else x[:, : y.shape[-1]]) + y
             x = x + feed_forward(x)
         return x
 

@@ -13,7 +13,7 @@ from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow, ungrouped
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.rearranged import Rearranged
-from equiformer_pytorch.ops.pieces import over_receivers
+from equiformer_pytorch.ops.pieces import cut, over_receivers
 from equiformer_pytorch.ops.rotate import rotate_out
 
 
@@ -63,7 +63,7 @@ class NeighbourEmbedding(nn.Module):
             sender, receiver = (end.rows().flatten(1) for end in ends)
 
         def mean(rows: slice, graph: EdgeGraph) -> tuple[Tensor]:
-            _, message = self.conv(sender, receiver[rows], graph, for_edges)
+            _, message = self.conv(sender, cut(receiver, rows), graph, for_edges)
             message = rotate_out(message, graph.rotation, self.conv.degrees_out, self.conv.so2.max_order)
             weights = mean_weights(graph)
             return (torch.bmm(weights.to(message.dtype).mT, graph.spread(message.flatten(1))).squeeze(1),)

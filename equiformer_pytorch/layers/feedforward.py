@@ -73,7 +73,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "points width_out"]:
         (gain,), for_inner, for_outer = self.rearranged(self._parts())
-        x = x * self.norm.factor(x, gain)
+        x = self.norm(x, gain)
         if self.include_htype_norms:
             x = self._with_norms(x)
         if isinstance(self.inner, JointProduct) and isinstance(self.outer, JointProduct):

@@ -1,11 +1,14 @@
 """Normalisation of equivariant features."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
+from equiformer_pytorch.ops.dispatch import traced
 
 
 class Norm(ExactConstants):
@@ -39,16 +42,35 @@ class Norm(ExactConstants):
         upper = torch.cat((invariants, torch.zeros_like(higher)))
         return [torch.stack((upper, torch.cat((torch.zeros_like(invariants), higher))))]
 
-    def factor(self, x: Float[Tensor, "points width"], gain: Float[Tensor, "two width"]) -> Tensor:
-        """What to multiply x with; `gain` is :meth:`spread_gain`."""
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        mean, floor = self.cast("mean", wide.dtype), self.cast("floor", wide.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            scale = torch.addmm(floor, wide * wide, mean).rsqrt()
-            return (scale @ gain.to(scale.dtype)).to(x.dtype)
-
     def forward(
         self, x: Float[Tensor, "points width"], gain: Float[Tensor, "two width"] | None = None
     ) -> Float[Tensor, "points width"]:
         """`gain` is :meth:`spread_gain`, for a layer that has it already."""
-        return x * self.factor(x, self.spread_gain([self.gain])[0] if gain is None else gain)
+        gain = self.spread_gain([self.gain])[0] if gain is None else gain
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        mean, floor = self.cast("mean", wide.dtype), self.cast("floor", wide.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            if traced():
+                return (wide * (torch.addmm(floor, wide * wide, mean).rsqrt() @ gain.to(wide.dtype))).to(x.dtype)
+            return _Normed.apply(wide, gain.to(wide.dtype), mean, floor).to(x.dtype)  # pyright: ignore
+
+
+class _Normed(torch.autograd.Function):
+    """x ⊙ (r G), r = (x² M + ε)^(-½), with a backward pass of eight operations; derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, mean: Tensor, floor: Tensor) -> Tensor:
+        scale = torch.addmm(floor, x * x, mean).rsqrt()
+        factor = scale @ gain
+        ctx.save_for_backward(x, gain, mean, floor, scale, factor)
+        return x * factor
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor):
+        x, gain, mean, floor, scale, factor = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for the next derivative they must hang on x
+            scale = torch.addmm(floor, x * x, mean).rsqrt()
+            factor = scale @ gain
+        of_factor = slopes[0] * x
+        of_squares = ((of_factor @ gain.mT) * scale.pow(3)) @ mean.mT
+        return torch.addcmul(slopes[0] * factor, x, of_squares, value=-1), scale.mT @ of_factor, None, None

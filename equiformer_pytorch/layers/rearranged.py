@@ -29,7 +29,8 @@ class Rearranged(nn.Module):
     """
 
     index: Tensor | None
-    sign: Tensor
+    sign: Tensor | None
+    zero: Tensor
 
     def __init__(self, parts: Sequence[tuple[Build, Sequence[Tensor]]]) -> None:
         super().__init__()
@@ -46,17 +47,26 @@ class Rearranged(nn.Module):
             self.shapes += [matrix.shape for matrix in matrices]
             found += [matrix.flatten() for matrix in matrices]
         self.sizes = [shape.numel() for shape in self.shapes]
-        entries = torch.cat(found) if sum(self.sizes) <= LARGEST else None
-        index = None if entries is None else (entries.abs() - 1).clamp(min=0).int()
-        self.register_buffer("index", index, persistent=False)
-        self.register_buffer("sign", None if entries is None else entries.sign().to(torch.int8), persistent=False)
+        self.register_buffer("index", None, persistent=False)
+        self.register_buffer("sign", None, persistent=False)
+        self.register_buffer("zero", torch.zeros(1), persistent=False)
+        if sum(self.sizes) <= LARGEST:
+            entries = torch.cat(found)
+            negated = bool((entries < 0).any())
+            # Zeros are the sign's where there is one, else those of an entry behind the parameters.
+            index = torch.where(entries == 0, 1 if negated else first, entries.abs()) - 1
+            self.index = index.int()
+            self.sign = entries.sign().to(torch.int8) if negated else None
 
     def forward(self, parts: Sequence[tuple[Build, Sequence[Tensor]]]) -> list[list[Tensor]]:
         """The matrices of each function; the same functions as at the start, and the parameters of the moment."""
         if self.index is None:
             return [build(parameters) for build, parameters in parts]
-        flat = torch.cat([p.reshape(-1) for _, parameters in parts for p in parameters])
-        entries = flat.index_select(0, self.index) * self.sign
+        flat = [p.reshape(-1) for _, parameters in parts for p in parameters]
+        if self.sign is None:
+            entries = torch.cat([*flat, self.zero.to(flat[0].dtype)]).index_select(0, self.index)
+        else:
+            entries = torch.cat(flat).index_select(0, self.index) * self.sign
         matrices = [part.view(shape) for part, shape in zip(entries.split(self.sizes), self.shapes, strict=True)]
         grouped, first = [], 0
         for count in self.counts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,7 +29,9 @@ from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
-from equiformer_pytorch.layers.radial import RadialNetwork, envelope
+from equiformer_pytorch.layers.joint import JointProduct
+from equiformer_pytorch.layers.radial import Envelope, RadialNetwork
+from equiformer_pytorch.layers.rearranged import Rearranged
 
 __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", "Return"]
 
@@ -176,6 +179,7 @@ class Equiformer(nn.Module):
         self.point_features = PointFeatures(dim_in, num_tokens, num_positions, embedding_grad_frac)
         self.edge_features = EdgeFeatures(num_edge_tokens, edge_dim or 0, num_adj_degrees_embed, adj_dim)
         self.edge_frames = EdgeFrames(max(num_degrees, input_degrees) - 1)
+        self.envelope = Envelope(6)
         self.radial = RadialNetwork(self.edge_features.width, radial_hidden_dim)
         edge_map = {
             "radial_dim": radial_hidden_dim,
@@ -223,6 +227,13 @@ class Equiformer(nn.Module):
                 if linear_out
                 else FeedForward(dim_out, self.fiber_out, init_out_zero=False)
             )
+        # The norm and a linear map that follows it take their matrices together, as layers do.
+        self.last = JointProduct([self.to_out]) if isinstance(self.to_out, Linear) else None
+        self.rearranged = Rearranged(self._last_parts())
+
+    def _last_parts(self) -> list[tuple[Any, list[Tensor]]]:
+        of_norm = (self.norm.spread_gain, [self.norm.gain])
+        return [of_norm] if self.last is None else [of_norm, (self.last.build, self.last.parameters_in_order())]
 
     @property
     def device(self) -> torch.device:
@@ -301,8 +312,11 @@ class Equiformer(nn.Module):
 
         x = self.embed(x, graph)
         weights: list[list[Tensor]] | None = [] if return_attn else None
-        x = self.norm(self.layers(x, graph, weights))
-        if self.to_out is not None:
+        (gain,), *for_last = self.rearranged(self._last_parts())
+        x = self.norm(self.layers(x, graph, weights), gain)
+        if self.last is not None:
+            (x,) = self.last(x, for_last[0])
+        elif self.to_out is not None:
             x = self.to_out(x)
 
         out = read_out(
@@ -330,9 +344,9 @@ class Equiformer(nn.Module):
         """What the layers need to know of each edge."""
         with torch.autocast(edges.vectors.device.type, enabled=False):
             distance, rotation = self.edge_frames(edges.vectors)
-            within = envelope(distance, self.valid_radius).to(self.dtype)
+            within = self.envelope(distance, self.valid_radius).to(self.dtype)
         count = layout.structure.shape[0]
-        table = Table.from_groups(edges.receivers, count)
+        table = Table.from_groups(edges.receivers, count, edges.most)
         return EdgeGraph(
             senders=edges.senders,
             receivers=edges.receivers,

@@ -42,6 +42,11 @@ def over_receivers(
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
+def cut(x: Float[Tensor, "points *rest"], rows: slice) -> Float[Tensor, "receivers *rest"]:
+    """The rows of some receivers; x itself where they are all."""
+    return x if rows == slice(0, x.shape[0]) else x[rows]
+
+
 def over_points(
     function: Callable[[Tensor], Tensor], x: Float[Tensor, "points *rest"], width: int
 ) -> Float[Tensor, "points *out"]:

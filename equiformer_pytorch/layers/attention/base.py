@@ -22,7 +22,7 @@ from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narr
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.rearranged import Rearranged
-from equiformer_pytorch.ops.pieces import over_receivers
+from equiformer_pytorch.ops.pieces import cut, over_receivers
 from equiformer_pytorch.ops.rotate import rotate_out
 from equiformer_pytorch.ops.softmax import slot_softmax
 from equiformer_pytorch.so3.rows import degree_index
@@ -174,7 +174,7 @@ class Attention(ExactConstants, ABC):
         """The features to add, and the attention weights per degree, slot 0 being the point itself where it attends
         to itself."""
         (gain,), for_points, for_edges, for_heads, for_logits = self.rearranged(self._parts())
-        normed = x * self.norm.factor(x, gain)
+        normed = self.norm(x, gain)
         of_points = dict(zip(self.map_names, self._of_points(normed, for_points), strict=True))
         own = None if self.to_own is None else self._own(of_points["own"])
         query = self.spaced_query(of_points["query"]) if "query" in of_points else None
@@ -183,13 +183,13 @@ class Attention(ExactConstants, ABC):
 
         def attend(rows: slice, graph: EdgeGraph) -> tuple[Tensor, Tensor]:
             """Softmax, gates and weighted sums, for some receivers."""
-            kept, message = self.conv(of_points["sender"], of_points["receiver"][rows], graph, for_edges)
+            kept, message = self.conv(of_points["sender"], cut(of_points["receiver"], rows), graph, for_edges)
             message = rotate_out(message, graph.rotation, len(self.heads), self.conv.so2.max_order)
-            mine = None if own is None else [part[rows] for part in own]
+            mine = None if own is None else [cut(part, rows) for part in own]
             messages, invariants = self._messages(kept, message, mine, graph)
-            logits = self.logits(messages, invariants, None if query is None else query[rows], for_logits)
+            logits = self.logits(messages, invariants, None if query is None else cut(query, rows), for_logits)
             weights = slot_softmax(logits, graph.slots)
-            gated = weights if gates is None else weights * gates[rows, None]
+            gated = weights if gates is None else weights * cut(gates, rows)[:, None]
             out = self.to_points(messages, gated.to(messages.dtype), for_heads)
             weights, empty = weights.detach(), slots - weights.shape[1]
             return out, F.pad(weights, (0, 0, 0, empty)) if empty else weights

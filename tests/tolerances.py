@@ -39,3 +39,7 @@ GEOMETRY = 1e-6
 PUBLISHED = 1e-9
 # Their equivariance where the activation is exact or the grid fine, relative, float64.
 PUBLISHED_EQUIVARIANCE = 1e-6
+
+# Beside release 1.2.0, relative, float64; and six steps of training in single precision.
+GOLDEN = 1e-10
+GOLDEN_TRAINING = 1e-4

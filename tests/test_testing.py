@@ -174,6 +174,31 @@ def test_equiformer(call: str) -> None:
         assert_equivariant(model, inputs, under=("reflection",))
 
 
+@pytest.mark.parametrize(("kind", "forces"), [("own", True), ("gradient", True), ("v3", False)])
+def test_models_that_break(kind: str, forces: bool) -> None:
+    """A layer that adds a little along x, in the middle of a model."""
+    if kind == "own":
+        model, structure = potentials.potential(), potentials.molecule(6)
+        layer, column = model.network.embed, (slice(None), model.network.dim[0])
+    else:
+        model, structure = published_cases.build(kind), {**published_cases.molecule()}
+        layer, column = model.edge_degree_embedding, (slice(None), 1)
+
+    def disturb(_: nn.Module, __: Any, out: Tensor) -> Tensor:
+        changed = out.clone()
+        changed[column] += 1e-4
+        return changed
+
+    assert_equivariant(model, structure)
+    layer.register_forward_hook(disturb)
+    with pytest.raises(AssertionError, match="energy under rotation") as caught:
+        assert_equivariant(model, structure)
+    assert "forces under rotation" in str(caught.value)
+    assert "permutation" not in str(caught.value)
+    if forces:
+        assert_gradients(model, structure, by=["pos"], second=False, fast=True)
+
+
 def test_potentials() -> None:
     model = potentials.potential(targets=potentials.WITH_TARGETS)
     structure = potentials.together([potentials.crystal(0), potentials.crystal(1)])
@@ -199,8 +224,6 @@ class Wrong(nn.Module):
             energy = vectors.square().sum(-1).cos().sum()[None] + torch.linalg.det(moved_cell).sin()
             slope, of_strain = torch.autograd.grad(energy, (pos, strain), create_graph=True)
         forces = slope if self.fault == "sign" else -slope
-        if self.fault == "detached":
-            forces = forces.detach()
         stress = of_strain * (1.0 if self.fault == "volume" else 1 / torch.linalg.det(cell)[:, None, None])
         return {"energy": energy, "forces": forces, "stress": stress}
 

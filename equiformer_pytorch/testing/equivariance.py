@@ -147,7 +147,7 @@ def assert_equivariant(
         function: a model or layer in evaluation mode, or whatever takes `inputs` by name and returns a tensor or a
             (named) tuple or mapping of tensors.
         inputs: arguments by name: those of a dense or flat call of this package's models, or others.
-        roles: how inputs behave that are not arguments of this package's models; "inputs.1" is the entry 1 of inputs.
+        roles: how inputs behave that are not arguments of this package's models; "inputs.degree 1" is inputs[1].
         outputs: how results behave whose names are not those of this package's, None for what is to be left out; or
             one role for all.
         under: of :data:`TRANSFORMATIONS`. Reflections are improper rotations: degree l has the parity (−1)^l.

@@ -42,7 +42,7 @@ def assert_gradients(
             mapping of tensors.
         inputs: arguments by name. Each entry that is differentiated by costs two calls, and second order many: few
             points, few channels.
-        by: inputs to differentiate by, "inputs.1" the entry 1 of inputs; None: all floats that are not masks, adjacency
+        by: inputs to differentiate by, "inputs.degree 1" is inputs[1]; None: all floats that are not masks, adjacency
             matrices, cell offsets or frames of edges.
         parameters: differentiate by the parameters of `function`, a module, instead.
         second: second derivatives, too, save for results `forces` and `stress`, which are derivatives already.

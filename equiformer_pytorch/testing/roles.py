@@ -104,8 +104,8 @@ def input_role(name: str, value: Tensor, dense: bool) -> Role:
     points = 1 if dense else 0
     if name in POSITIONS:
         return replace(Role.of_degree(1, points), position=True)
-    if name.startswith("inputs."):
-        return Role.of_degree(int(name.partition(".")[2]), points)
+    if name.startswith("inputs.degree "):
+        return Role.of_degree(int(name.split()[1]), points)
     known = {
         "inputs": Role(points=(points,)),
         "atomic_numbers": Role(points=(points,)),
@@ -128,8 +128,8 @@ def input_role(name: str, value: Tensor, dense: bool) -> Role:
 def output_role(name: str, dense: bool, pooled: bool, function: object) -> Role:
     """What the results of this package's models are."""
     points = () if pooled else (1 if dense else 0,)
-    if name.isdigit():
-        return Role.of_degree(int(name), *points)
+    if name.startswith("degree "):
+        return Role.of_degree(int(name.split()[1]), *points)
     known = {
         "type0": Role(points=points),
         "type1": Role.of_degree(1, *points),
@@ -147,9 +147,9 @@ def output_role(name: str, dense: bool, pooled: bool, function: object) -> Role:
 
 
 def named(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Tensors, tuples and mappings, nested, by name. None is left out."""
+    """Tensors, tuples and mappings, nested, by name: "inputs.degree 1" is inputs[1]. None is left out."""
     if isinstance(value, Mapping):
-        items = value.items()
+        items = ((_key(key), part) for key, part in value.items())
     elif isinstance(value, tuple | list):
         items = zip(getattr(value, "_fields", range(len(value))), value, strict=True)
     else:
@@ -160,12 +160,16 @@ def named(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _key(key: object) -> str:
+    return f"degree {key}" if isinstance(key, int) else str(key)
+
+
 def rebuilt(inputs: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs with these tensors in the place of theirs."""
 
     def place(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: place(f"{name}.{key}", part) for key, part in value.items()}
+            return {key: place(f"{name}.{_key(key)}", part) for key, part in value.items()}
         return leaves.get(name, value)
 
     return {name: place(name, value) for name, value in inputs.items()}

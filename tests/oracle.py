@@ -1,5 +1,7 @@
 """e3nn's Wigner matrices in float64. (Under float32 as default dtype e3nn rounds its generators to float32.)"""
 
+import math
+
 import torch
 from e3nn import o3
 from torch import Tensor
@@ -11,3 +13,9 @@ def wigner_d(degree: int, alpha: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
     """D of e3nn's Y(alpha) X(beta) Y(gamma)."""
     with torch_default_dtype(torch.float64):
         return o3.wigner_D(degree, alpha.double(), beta.double(), gamma.double())
+
+
+def random_rotation(seed: int) -> Tensor:
+    """A matrix that acts on columns (x, y, z), in float64."""
+    a, b, c = torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return wigner_d(1, 2 * math.pi * a, (1 - 2 * b).acos(), 2 * math.pi * c)

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from equiformer_pytorch.base.checks import unchecked_values
 from equiformer_pytorch.models.equiformer import Equiformer
 from equiformer_pytorch.version import __version__
 
@@ -11,7 +12,14 @@ if TYPE_CHECKING:
     from equiformer_pytorch.models.equiformer_v2 import EquiformerV2
     from equiformer_pytorch.models.equiformer_v3 import EquiformerV3
 
-__all__ = ["Equiformer", "EquiformerPotential", "EquiformerV2", "EquiformerV3", "__version__"]
+__all__ = [
+    "Equiformer",
+    "EquiformerPotential",
+    "EquiformerV2",
+    "EquiformerV3",
+    "__version__",
+    "unchecked_values",
+]
 
 # Imported when asked for, so that importing the package takes no longer than the model that one wants.
 _LATER = {

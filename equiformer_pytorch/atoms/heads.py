@@ -67,9 +67,7 @@ class AtomicEnergies(ExactConstants):
         if not species or len(set(species)) < len(species) or not all(1 <= z <= HEAVIEST for z in species):
             raise ValueError(f"species must be different atomic numbers of 1 … {HEAVIEST}, got {list(species)}")
         self.species = list(species)
-        index_of = torch.full((HEAVIEST + 1,), -1)
-        index_of[torch.tensor(self.species)] = torch.arange(len(self.species))
-        self.register_buffer("index_of", index_of, persistent=False)
+        self.constant("index_of", _places, self.species)
         self.register_buffer("references", torch.zeros(len(species), dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
@@ -99,3 +97,10 @@ class AtomicEnergies(ExactConstants):
         self.references.copy_(fit_element_energies(compositions, energies)[self.species])
         if squares > 0:
             self.scale.fill_((squares / components) ** 0.5)
+
+
+def _places(species: Sequence[int]) -> Int[Tensor, " elements"]:
+    """The place of each atomic number among the species, −1 for others."""
+    places = torch.full((HEAVIEST + 1,), -1)
+    places[torch.tensor(species)] = torch.arange(len(species))
+    return places

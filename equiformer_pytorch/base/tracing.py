@@ -1,9 +1,10 @@
-"""What is known while something traces the program."""
+"""What is known while something traces or transforms the program."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def exporting() -> bool:
@@ -20,3 +21,30 @@ def number_from_data(value: Tensor) -> int:
     if exporting():
         torch._check(number >= 0)
     return number  # pyright: ignore[reportReturnType]
+
+
+def transforming() -> bool:
+    """Whether a transform of ``torch.func`` is at work, in which ``torch.autograd.grad`` has no place."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def plain(x: Tensor) -> Tensor:
+    """The values of a tensor, taken out of the transforms of ``torch.func`` and out of the graph.
+
+    Every dimension that ``torch.vmap`` hides comes first. Dynamo keeps its own account of transforms.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return x.detach()
+    while _functorch.is_functorch_wrapped_tensor(x):
+        hidden = _functorch.maybe_get_bdim(x) if _functorch.is_batchedtensor(x) else 0
+        x = _functorch.get_unwrapped(x).movedim(hidden, 0) if hidden else _functorch.get_unwrapped(x)
+    return x.detach()
+
+
+def is_mapped(x: Tensor) -> bool:
+    """Whether ``torch.vmap`` hides a dimension of it, so that it has no one value."""
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            return True
+        x = _functorch.get_unwrapped(x)
+    return False

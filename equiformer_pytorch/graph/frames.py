@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from equiformer_pytorch.base.constants import ExactConstants
-from equiformer_pytorch.so3.harmonics import even_harmonics, quadratic_form, stretched_products
+from equiformer_pytorch.so3.harmonics import even_harmonics, quadratic_form, stretched_product
 from equiformer_pytorch.so3.rows import order_major_rows
 from equiformer_pytorch.so3.wigner import half_turn_charts, half_turn_coefficients, half_turn_to_y, x_half_turn_signs
 
@@ -31,6 +31,43 @@ def spans(max_degree: int, max_order: int) -> list[tuple[int, int]]:
 def block_rows(low: int, high: int, max_order: int) -> list[tuple[int, int]]:
     """(degree, signed order) of the rows of a block: those of :func:`order_major_rows` that it holds."""
     return [row for row in order_major_rows(high - 1, min(max_order, high - 1)) if row[0] >= low]
+
+
+def block_coefficients(low: int, high: int, max_order: int) -> Float64[Tensor, "even_harmonics entries"]:
+    """The polynomial of :func:`half_turn_coefficients` for a block: (harmonics, rows · columns)."""
+    rows, columns = block_rows(low, high, max_order), high**2 - low**2
+    coefficients = torch.zeros(high * (2 * high - 1), len(rows), columns, dtype=torch.float64)
+    for degree in range(low, high):
+        polynomial = half_turn_coefficients(degree).unflatten(1, (2 * degree + 1, 2 * degree + 1))
+        for row, (row_degree, order) in enumerate(rows):
+            if row_degree == degree:
+                place = slice(degree**2 - low**2, (degree + 1) ** 2 - low**2)
+                coefficients[: polynomial.shape[0], row, place] = polynomial[:, degree + order]
+    return coefficients.flatten(1)
+
+
+def block_factors(low: int, high: int) -> Float64[Tensor, "three columns"]:
+    """Factors of the columns for edges above the horizon, below it, and without a direction."""
+    signs = torch.cat([x_half_turn_signs(degree) for degree in range(low, high)])
+    undirected = torch.zeros_like(signs)
+    undirected[:1] = float(low == 0)
+    return torch.stack((torch.ones_like(signs), signs, undirected))
+
+
+def opposite_rows(low: int, high: int, max_order: int) -> Int[Tensor, " rows"]:
+    """For each row that of the opposite order."""
+    rows = block_rows(low, high, max_order)
+    return torch.tensor([rows.index((degree, -order)) for degree, order in rows])
+
+
+def row_orders(low: int, high: int, max_order: int) -> Int[Tensor, " rows"]:
+    """The signed order of each row."""
+    return torch.tensor([order for _, order in block_rows(low, high, max_order)])
+
+
+def rows_below(degrees: int, high: int, max_order: int) -> Int[Tensor, " rows"]:
+    """The rows of the first block that belong to lower degrees."""
+    return torch.tensor([k for k, (degree, _) in enumerate(block_rows(0, high, max_order)) if degree < degrees])
 
 
 @dataclass(frozen=True)
@@ -95,43 +132,26 @@ class EdgeFrames(ExactConstants):
     """
 
     widen_above = 4
-    quadratic: Tensor
 
     def __init__(self, max_degree: int, max_order: int | None = None) -> None:
         super().__init__()
         self.max_degree = max_degree
         self.max_order = max_degree if max_order is None else max_order
         self.spans = spans(self.max_degree, self.max_order)
-        self.register_buffer("quadratic", quadratic_form(), persistent=False)
-        self.register_buffer("charts", half_turn_charts(), persistent=False)
-        products = stretched_products(2 * max_degree)
-        self.products = len(products)
-        for index, matrix in enumerate(products):
-            self.register_buffer(f"product_{index}", matrix, persistent=False)
-        polynomials = [half_turn_coefficients(degree) for degree in range(max_degree + 1)]
+        self.constant("charts", half_turn_charts)
+        self.constant("quadratic", quadratic_form)
+        self.products = range(4, 2 * max_degree + 1, 2)
+        for degree in self.products:
+            self.constant(f"product_{degree}", stretched_product, degree)
         for index, (low, high) in enumerate(self.spans):
-            rows = block_rows(low, high, self.max_order)
-            coefficients = torch.zeros(high * (2 * high - 1), len(rows), high**2 - low**2, dtype=torch.float64)
-            for row, (degree, order) in enumerate(rows):
-                polynomial = polynomials[degree].unflatten(1, (2 * degree + 1, 2 * degree + 1))
-                columns = slice(degree**2 - low**2, (degree + 1) ** 2 - low**2)
-                coefficients[: polynomial.shape[0], row, columns] = polynomial[:, degree + order]
-            signs = torch.cat([x_half_turn_signs(degree) for degree in range(low, high)])
-            # Of edges above, below, and without a direction.
-            undirected = torch.zeros_like(signs)
-            undirected[:1] = float(low == 0)
-            factors = torch.stack((torch.ones_like(signs), signs, undirected))
-            self.register_buffer(f"coefficients_{index}", coefficients.flatten(1), persistent=False)
-            self.register_buffer(f"factors_{index}", factors, persistent=False)
+            self.constant(f"coefficients_{index}", block_coefficients, low, high, self.max_order)
+            self.constant(f"factors_{index}", block_factors, low, high)
             if self.max_order > 0:
-                swap = torch.tensor([rows.index((degree, -order)) for degree, order in rows])
-                self.register_buffer(f"swap_{index}", swap, persistent=False)
-                self.register_buffer(f"order_{index}", torch.tensor([order for _, order in rows]), persistent=False)
-        first = block_rows(0, self.spans[0][1], self.max_order)
+                self.constant(f"swap_{index}", opposite_rows, low, high, self.max_order)
+                self.constant(f"order_{index}", row_orders, low, high, self.max_order)
         self.inside = range(1, self.spans[0][1])
         for degrees in self.inside:
-            below = torch.tensor([row for row, (degree, _) in enumerate(first) if degree < degrees])
-            self.register_buffer(f"below_{degrees}", below, persistent=False)
+            self.constant(f"below_{degrees}", rows_below, degrees, self.spans[0][1], self.max_order)
 
     def forward(
         self,
@@ -173,7 +193,7 @@ class EdgeFrames(ExactConstants):
     ) -> list[Float[Tensor, "edges rows columns"]]:
         """Polynomials of the axes; edges below the horizon are turned by π about x first."""
         dtype = axis.dtype
-        products = [self.cast(f"product_{index}", dtype) for index in range(self.products)]
+        products = [self.cast(f"product_{degree}", dtype) for degree in self.products]
         harmonics = even_harmonics(axis, self.cast("quadratic", dtype), products)
         case = torch.where(directed, below, 2)
         blocks = []

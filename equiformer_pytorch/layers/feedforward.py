@@ -7,18 +7,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Float64
+from torch import Tensor
 
+from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow, ungrouped
+from equiformer_pytorch.layers.joint import JointProduct, JointProducts, component_degrees, is_narrow, ungrouped
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.rearranged import Rearranged
-from equiformer_pytorch.so3.rows import degree_index
 
 
-class FeedForward(nn.Module):
+def norm_columns(channels: Sequence[int]) -> Float64[Tensor, "width channels"]:
+    """One where a column belongs to a channel of degree l ≥ 1, zero elsewhere."""
+    fiber = Fiber(channels)
+    found = torch.zeros(fiber.width, sum(fiber[1:]), dtype=torch.float64)
+    found[torch.arange(fiber[0], fiber.width), fiber.channel_index()[fiber[0] :] - fiber[0]] = 1
+    return found
+
+
+class FeedForward(ExactConstants):
     r"""Norm, linear to `mult` times the channels, gate, linear back. The gate is :math:`y_0 = \mathrm{SiLU}(x_0)`,
     :math:`y_l = x_l\,\sigma(g_l)` with gates g that come beside degree 0.
 
@@ -56,12 +64,9 @@ class FeedForward(nn.Module):
             self.inner = JointProducts([self.project_in], {0: sum(self.hidden[1:])}, shapes=shapes)
             self.outer = JointProducts([self.project_out], shapes=shapes)
             for index, (low, high) in enumerate(self.inner.groups):
-                degree = torch.tensor([d - low for d in degree_index(high - 1)[low**2 :]])
-                self.register_buffer(f"degree_{index}", degree, persistent=False)
+                self.constant(f"degree_{index}", component_degrees, low, high)
         if include_htype_norms:
-            of_norm = torch.zeros(fiber.width, sum(fiber[1:]))
-            of_norm[torch.arange(fiber[0], fiber.width), fiber.channel_index()[fiber[0] :] - fiber[0]] = 1
-            self.register_buffer("of_norm", of_norm, persistent=False)
+            self.constant("of_norm", norm_columns, tuple(fiber))
         self.rearranged = Rearranged(self._parts())
 
     def _parts(self) -> list[tuple[Any, Sequence[Tensor]]]:
@@ -89,7 +94,7 @@ class FeedForward(nn.Module):
         return ungrouped(self.outer(gated, for_outer)[0].groups)
 
     def _with_norms(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "points width_in"]:
-        norms = ((x * x) @ self.get_buffer("of_norm").to(x.dtype) + self.smoothing**2).sqrt() - self.smoothing
+        norms = ((x * x) @ self.cast("of_norm", x.dtype) + self.smoothing**2).sqrt() - self.smoothing
         return torch.cat((x[:, : self.fiber[0]], norms, x[:, self.fiber[0] :]), dim=1)
 
     def _gated_columns(self, columns: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:

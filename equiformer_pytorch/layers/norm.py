@@ -1,9 +1,10 @@
 """Normalisation of equivariant features."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
@@ -28,11 +29,8 @@ class Norm(ExactConstants):
         super().__init__()
         self.fiber = fiber
         self.gain = nn.Parameter(torch.ones(sum(fiber)))
-        invariants = torch.zeros(fiber.width, dtype=torch.float64)
-        invariants[: fiber[0]] = 1 / fiber[0]
-        every = torch.cat([torch.full((size,), 1 / (size * len(fiber)), dtype=torch.float64) for size in fiber.sizes])
-        self.register_buffer("mean", torch.stack((invariants, every), dim=1), persistent=False)
-        self.register_buffer("floor", torch.full((2,), self.eps, dtype=torch.float64), persistent=False)
+        self.constant("mean", mean_weights, tuple(fiber))
+        self.constant("floor", floor, self.eps)
 
     def spread_gain(self, parameters: list[Tensor]) -> list[Tensor]:
         """(2, width): the gain of each column, in the row of its denominator (degree 0, others)."""
@@ -53,6 +51,20 @@ class Norm(ExactConstants):
             if traced():
                 return (wide * (torch.addmm(floor, wide * wide, mean).rsqrt() @ gain.to(wide.dtype))).to(x.dtype)
             return _Normed.apply(wide, gain.to(wide.dtype), mean, floor).to(x.dtype)  # pyright: ignore
+
+
+def mean_weights(channels: Sequence[int]) -> Float64[Tensor, "width two"]:
+    """Weights of the squares of a feature in its two means: over degree 0, and over all degrees."""
+    fiber = Fiber(channels)
+    invariants = torch.zeros(fiber.width, dtype=torch.float64)
+    invariants[: fiber[0]] = 1 / fiber[0]
+    every = torch.cat([torch.full((size,), 1 / (size * len(fiber)), dtype=torch.float64) for size in fiber.sizes])
+    return torch.stack((invariants, every), dim=1)
+
+
+def floor(eps: float) -> Float64[Tensor, " two"]:
+    """What the two means are added to."""
+    return torch.full((2,), eps, dtype=torch.float64)
 
 
 class _Normed(torch.autograd.Function):

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
@@ -19,8 +19,7 @@ class Envelope(ExactConstants):
 
     def __init__(self, exponent: int) -> None:
         super().__init__()
-        coefficients = [(k + 1) * (k + 2) / 2 for k in range(exponent)]
-        self.register_buffer("coefficients", torch.tensor(coefficients, dtype=torch.float64), persistent=False)
+        self.constant("coefficients", triangular_numbers, exponent)
 
     def forward(self, distance: Float[Tensor, " edges"], cutoff: float) -> Float[Tensor, " edges"]:
         x = (distance / cutoff).clamp(max=1)
@@ -28,6 +27,16 @@ class Envelope(ExactConstants):
         for coefficient in reversed(coefficients):
             polynomial = torch.addcmul(coefficient, x, polynomial)
         return (1 - x) ** 3 * polynomial
+
+
+def triangular_numbers(count: int) -> Float64[Tensor, " count"]:
+    """1, 3, 6, 10, …"""
+    return torch.tensor([(k + 1) * (k + 2) / 2 for k in range(count)], dtype=torch.float64)
+
+
+def evenly_spaced(first: float, last: float, count: int) -> Float64[Tensor, " count"]:
+    """Numbers from the first to the last."""
+    return torch.linspace(first, last, count, dtype=torch.float64)
 
 
 class RadialNetwork(ExactConstants):
@@ -45,8 +54,7 @@ class RadialNetwork(ExactConstants):
         super().__init__()
         span = math.log1p(self.largest)
         self.per_width = self.basis / span * 0.5**0.5
-        centres = -torch.linspace(0, span, self.basis, dtype=torch.float64) * self.per_width
-        self.register_buffer("centres", centres, persistent=False)
+        self.constant("centres", evenly_spaced, 0.0, -span * self.per_width, self.basis)
         self.first = nn.Linear(self.basis + 1 + edge_dim, hidden)
         self.rest = nn.Sequential(
             nn.SiLU(),

@@ -77,24 +77,19 @@ def spherical_harmonics(
     return torch.cat(harmonics, dim=-1)
 
 
-def stretched_products(max_degree: int) -> list[Float64[Tensor, "pairs orders"]]:
-    r"""Matrices :math:`C_l` for even l = 4, 6 … `max_degree` with :math:`Y_l = (Y_{l-2} \otimes Y_2)\,C_l`.
+def stretched_product(degree: int) -> Float64[Tensor, "pairs orders"]:
+    r"""The matrix :math:`C_l` of an even degree l ≥ 4 with :math:`Y_l = (Y_{l-2} \otimes Y_2)\,C_l`.
 
     The product of two harmonics of one direction holds each degree once, so that its projection on degree l, by exact
     quadrature, is a multiple of :math:`Y_l`; the highest degree is the best conditioned one.
     """
-    points, weights = sphere_quadrature(2 * max_degree)
-    harmonics = spherical_harmonics(points, recurrence_constants(max(max_degree, 2)))
-    two = harmonics[:, 4:9]
-    matrices = []
-    for degree in range(4, max_degree + 1, 2):
-        below, wanted = (harmonics[:, d**2 : (d + 1) ** 2] for d in (degree - 2, degree))
-        product = (below[:, :, None] * two[:, None]).flatten(1)
-        projection = (product * weights[:, None]).mT @ wanted
-        # (Y ⊗ Y) P = c Y_l for every direction
-        multiple = (product @ projection * wanted).sum() / wanted.square().sum()
-        matrices.append(projection / multiple)
-    return matrices
+    points, weights = sphere_quadrature(2 * degree)
+    harmonics = spherical_harmonics(points, recurrence_constants(degree))
+    below, two, wanted = (harmonics[:, d**2 : (d + 1) ** 2] for d in (degree - 2, 2, degree))
+    product = (below[:, :, None] * two[:, None]).flatten(1)
+    projection = (product * weights[:, None]).mT @ wanted
+    # (Y ⊗ Y) P = c Y_l for every direction
+    return projection / ((product @ projection * wanted).sum() / wanted.square().sum())
 
 
 def even_harmonics(
@@ -107,7 +102,7 @@ def even_harmonics(
 
     Args:
         directions: unit vectors n; the result has their dtype, and is a polynomial in them.
-        quadratic: :func:`quadratic_form` and products: :func:`stretched_products`, both in that dtype.
+        quadratic: :func:`quadratic_form` and products: :func:`stretched_product` of degrees 4, 6 …, both in that dtype.
     """
     two = (directions[:, :, None] * directions[:, None]).flatten(1) @ quadratic
     levels = [directions.new_ones(()).expand(two.shape[0], 1), two]

@@ -18,7 +18,7 @@ from equiformer_pytorch.layers.attention.heads import Heads
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow
+from equiformer_pytorch.layers.joint import JointProduct, JointProducts, component_degrees, is_narrow
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.rearranged import Rearranged
@@ -129,7 +129,7 @@ class Attention(ExactConstants, ABC):
             besides = {places["own"]: self.conv.so2.invariants} if "own" in places else {}
             self.points = JointProducts(list(maps.values()), besides)
         self.to_points = Heads(self.heads, self.key_heads, self.dim_head, self.channels, self.fiber_out)
-        self.register_buffer("component_degree", torch.tensor(degree_index(len(self.heads) - 1)), persistent=False)
+        self.constant("component_degree", component_degrees, 0, len(self.heads))
         self.rearranged = Rearranged(self._parts())
 
     def _parts(self) -> list[tuple[Any, Sequence[Tensor]]]:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import groups_of, ungrouped
+from equiformer_pytorch.layers.joint import component_degrees, groups_of, ungrouped
 from equiformer_pytorch.layers.linear import block_diagonal
 from equiformer_pytorch.so3.rows import degree_index
 
@@ -18,7 +19,19 @@ from equiformer_pytorch.so3.rows import degree_index
 NARROW = 2**16
 
 
-class Heads(nn.Module):
+def own_components(heads: Sequence[int]) -> Int[Tensor, " pairs"]:
+    """Component by component the heads of its degree, as places among (all heads, all components)."""
+    first = [sum(heads[:degree]) for degree in range(len(heads))]
+    return torch.tensor(
+        [
+            (first[degree] + head) * len(heads) ** 2 + component
+            for component, degree in enumerate(degree_index(len(heads) - 1))
+            for head in range(heads[degree])
+        ]
+    )
+
+
+class Heads(ExactConstants):
     r"""Weighted sums of the messages, then value map and output map of each head: :math:`\sum_h O_h V_h \sum_j
     \alpha^h_{ij} m_{ij}`, per degree.
 
@@ -38,22 +51,14 @@ class Heads(nn.Module):
         super().__init__()
         self.heads, self.key_heads, self.dim_head = list(heads), list(key_heads), list(dim_head)
         self.channels = channels
-        degrees, self.components = len(heads), len(heads) ** 2
+        self.components = len(heads) ** 2
         values = [h * d * (2 * degree + 1) for degree, (h, d) in enumerate(zip(heads, dim_head, strict=True))]
         self.values = sum(values)
         self.narrow = sum(heads) * self.components * channels * self.values <= NARROW
         self.groups = groups_of(list(zip(heads, dim_head, fiber_out, strict=True)))
-        degree_of = degree_index(degrees - 1)
-        first = [sum(heads[:degree]) for degree in range(degrees)]
-        pairs = [
-            (first[degree] + head) * self.components + component
-            for component, degree in enumerate(degree_of)
-            for head in range(heads[degree])
-        ]
-        self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
+        self.constant("pairs", own_components, tuple(heads))
         for index, (low, high) in enumerate(self.groups):
-            degree = torch.tensor([degree - low for degree in degree_of[low**2 : high**2]])
-            self.register_buffer(f"degree_{index}", degree, persistent=False)
+            self.constant(f"degree_{index}", component_degrees, low, high)
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Values and output map of all heads; in a wide layer those of the heads of each group of degrees."""

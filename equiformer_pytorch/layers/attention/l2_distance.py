@@ -7,14 +7,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProducts
+from equiformer_pytorch.layers.joint import JointProducts, component_degrees
 from equiformer_pytorch.layers.linear import Linear
-from equiformer_pytorch.so3.rows import degree_index
+
+
+def logit_scales(heads: Sequence[int], columns: Sequence[int]) -> Float64[Tensor, " heads"]:
+    """Of each head, 1/√(components · channels) of its degree."""
+    scales = [of_degree**-0.5 for of_degree, count in zip(columns, heads, strict=True) for _ in range(count)]
+    return torch.tensor(scales, dtype=torch.float64)
+
+
+def components_of_degrees(low: int, high: int) -> Float64[Tensor, "degrees one components one"]:
+    """One where a component belongs to a degree, zero elsewhere."""
+    return F.one_hot(component_degrees(low, high), high - low).mT.double()[:, None, :, None]
 
 
 class L2DistAttention(Attention):
@@ -32,14 +42,11 @@ class L2DistAttention(Attention):
         self.query_fiber = Fiber(h * self.channels for h in self.heads)
         self.to_query = Linear(fiber, self.query_fiber, bias=True)
         self.metric = nn.ParameterList(torch.ones(h, self.channels) for h in self.key_heads)
-        scale = [columns**-0.5 for columns, heads in zip(self.columns, self.heads, strict=True) for _ in range(heads)]
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64), persistent=False)
+        self.constant("scale", logit_scales, self.heads, tuple(self.columns))
         self._plan()
         if isinstance(self.points, JointProducts):
             for index, (low, high) in enumerate(self.points.groups):
-                degrees = torch.tensor(degree_index(high - 1)[low**2 :]) - low
-                own = F.one_hot(degrees, high - low).mT.to(torch.get_default_dtype())
-                self.register_buffer(f"own_{index}", own[:, None, :, None], persistent=False)
+                self.constant(f"own_{index}", components_of_degrees, low, high)
 
     def logit_parameters(self) -> list[Tensor]:
         """The factors a of each degree."""
@@ -71,7 +78,7 @@ class L2DistAttention(Attention):
             heads, first = self.heads[low], sum(self.heads[:low])
             part = group.unflatten(2, (heads, self.channels)).permute(1, 2, 0, 3)
             if high - low > 1:
-                part = (part[:, None] * self.get_buffer(f"own_{index}").to(part.dtype)).flatten(1, 2)
+                part = (part[:, None] * self.cast(f"own_{index}", part.dtype)).flatten(1, 2)
             if part.shape[1] < sum(self.heads):
                 part = F.pad(part, (0, 0, 0, 0, first, sum(self.heads) - first - part.shape[1]))
             spaced.append(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -18,14 +18,6 @@ from equiformer_pytorch.so3.wigner import half_turn_charts, half_turn_coefficien
 SHARED = 4
 # How far the second row of a given frame may be from the direction of its edge; the published code rounds within this.
 FRAME_TOLERANCE = 5e-3
-
-
-def spans(max_degree: int, max_order: int) -> list[tuple[int, int]]:
-    """The degrees ``low … high − 1`` that each block holds. Without the high orders one block has few zeros."""
-    degrees = max_degree + 1
-    if max_order < max_degree:
-        return [(0, degrees)]
-    return [(0, min(SHARED, degrees)), *((degree, degree + 1) for degree in range(SHARED, degrees))]
 
 
 def block_rows(low: int, high: int, max_order: int) -> list[tuple[int, int]]:
@@ -79,20 +71,16 @@ class Rotation:
     above 0.
     """
 
-    max_degree: int
+    spans: tuple[tuple[int, int], ...]
+    """The degrees ``low … high − 1`` that each block holds."""
     max_order: int
     blocks: tuple[Float[Tensor, "edges rows columns"], ...]
     rows_below: Mapping[int, Int[Tensor, " rows"]] = field(default_factory=dict, repr=False)
     """Which rows of the first block belong to degrees below a number that falls inside it."""
 
-    @property
-    def spans(self) -> list[tuple[int, int]]:
-        """The degrees ``low … high − 1`` of each block."""
-        return spans(self.max_degree, self.max_order)
-
     def with_blocks(self, blocks: Iterable[Tensor]) -> Rotation:
         """The same rotations in other tensors: another dtype, some of the edges, or cut out of their graph."""
-        return Rotation(self.max_degree, self.max_order, tuple(blocks), self.rows_below)
+        return replace(self, blocks=tuple(blocks))
 
     def restricted(self, degrees: int, max_order: int) -> list[Float[Tensor, "edges rows columns"]]:
         """The blocks without the rows of higher degrees and orders, and without the columns of higher degrees."""
@@ -127,17 +115,19 @@ class EdgeFrames(ExactConstants):
     constant R still lets gradients through to the edge, at constant roll. A frame that carries gradients keeps them.
 
     D_l magnifies the rounding of a direction by about 2l: above degree 4 directions are worked on in float64. The
-    constants stay in float64 whatever the module is cast to. (The published codes find D from Euler angles, with zero
+    constants stay in float64 whatever the module is cast to. Degrees below `shared` are in one block, each other in one
+    of its own. (The published codes find D from Euler angles, with zero
     gradient at their poles or, in EquiformerV2, everywhere.)
     """
 
     widen_above = 4
 
-    def __init__(self, max_degree: int, max_order: int | None = None) -> None:
+    def __init__(self, max_degree: int, max_order: int | None = None, *, shared: int = SHARED) -> None:
         super().__init__()
         self.max_degree = max_degree
         self.max_order = max_degree if max_order is None else max_order
-        self.spans = spans(self.max_degree, self.max_order)
+        first = min(shared, max_degree + 1)
+        self.spans = ((0, first), *((degree, degree + 1) for degree in range(first, max_degree + 1)))
         self.constant("charts", half_turn_charts)
         self.constant("quadratic", quadratic_form)
         self.products = range(4, 2 * max_degree + 1, 2)
@@ -183,10 +173,7 @@ class EdgeFrames(ExactConstants):
         if frames is not None and self.max_order > 0:
             blocks = self._roll(blocks, frames, axis if frames.requires_grad else axis.detach(), below)
         rows_below = {degrees: self.get_buffer(f"below_{degrees}") for degrees in self.inside}
-        rotation = Rotation(
-            self.max_degree, self.max_order, tuple(block.to(dtype) for block in blocks), rows_below
-        )
-        return distance, rotation
+        return distance, Rotation(self.spans, self.max_order, tuple(block.to(dtype) for block in blocks), rows_below)
 
     def _half_turns(
         self, axis: Float[Tensor, "edges 3"], below: Int[Tensor, " edges"], directed: Bool[Tensor, " edges"]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.ops.so2 import Block, BlockPlan, so2_product
+from equiformer_pytorch.ops.so2 import Block, BlockPlan, Scale, so2_product
 from equiformer_pytorch.so3.rows import order_major_rows
 
 # Entries of the matrix of all gates, one for each component of the message, up to which it costs less than spreading
@@ -83,15 +83,15 @@ class SO2Linear(nn.Module):
         for m, rows in enumerate(self.rows):
             signs = 1 + (m > 0)
             columns = signs * (self.degrees_out - m) * self.channels_out
-            blocks.append(Block(0, (row, row + signs * rows), 0, (column, column + columns)))
+            blocks.append(Block((row, row + signs * rows), (column, column + columns)))
             row, column = row + signs * rows, column + columns
         if self.gated:
-            blocks.append(Block(0, (0, first), 0, (column, 2 * column)))
+            blocks.append(Block((0, first), (column, 2 * column)))
         besides = self.invariants - self.gates * self.gated
         if besides:
-            blocks.append(Block(0, (0, first), 1, (0, besides)))
+            blocks.append(Block((0, first), (0, besides), target=1))
         targets = ((1 + self.gated) * column, *((besides,) if besides else ()))
-        return BlockPlan(tuple(blocks), (row,), targets)
+        return BlockPlan(tuple(blocks), (row,), targets, (Scale((0, row), (0, row)),))
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """The map that gives the scales of all rows, its bias, and the blocks of the plan."""
@@ -118,7 +118,7 @@ class SO2Linear(nn.Module):
         """Takes what ``gather_rotate`` gives; returns the invariants (without gates, where the message is gated), and
         what ``rotate_out`` takes. `matrices` are those of :meth:`build`."""
         scale, bias, *blocks = self.build(self.parameters_in_order()) if matrices is None else matrices
-        message, *besides = so2_product(x.flatten(1), F.linear(scalars, scale, bias), blocks, self.plan)
+        message, *besides = so2_product(x.flatten(1), F.linear(scalars, scale, bias), blocks, (), self.plan)
         message = F.glu(message, dim=1) if self.gated else message
         return besides[0] if besides else message[:, :0], message.unflatten(1, (-1, self.channels_out))
 

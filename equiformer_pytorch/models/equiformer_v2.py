@@ -31,7 +31,7 @@ from equiformer_pytorch.published.infer import infer_v2
 from equiformer_pytorch.published.model import PublishedModel, Stack
 from equiformer_pytorch.published.norm import DegreeNorm, MergedNorm, SeparableNorm
 from equiformer_pytorch.published.radial import GaussianSmearing
-from equiformer_pytorch.published.rotation import FrameRotation
+from equiformer_pytorch.graph.frames import EdgeFrames
 
 # Averages over the structures of OC20's IS2RE 100k, 5 Å.
 AVG_NUM_NODES, AVG_DEGREE = 77.81317, 23.395238876342773
@@ -187,7 +187,7 @@ class EquiformerV2(FromCheckpoint, PublishedModel):
         normal = weight_init == "normal"
         self.sphere_embedding = nn.Embedding(max_num_elements, sphere_channels)
         self.distance_expansion, self.envelope = GaussianSmearing(self.cutoff, BASIS), None
-        self.rotation = FrameRotation(lmax, mmax)
+        self.edge_frames = EdgeFrames(lmax, mmax, shared=lmax + 1)
         basis, own = BASIS, use_atom_edge_embedding and not share_atom_edge_embedding
         self.source_embedding = self.target_embedding = None
         if share_atom_edge_embedding:

@@ -30,8 +30,9 @@ from equiformer_pytorch.published.heads import ScalarFeedForward, StressHead
 from equiformer_pytorch.published.infer import infer_v3
 from equiformer_pytorch.published.model import PublishedModel, Stack
 from equiformer_pytorch.published.norm import DegreeNorm, MergedNorm, SeparableNorm
-from equiformer_pytorch.published.radial import Envelope, GaussianSmearing
-from equiformer_pytorch.published.rotation import FrameRotation
+from equiformer_pytorch.layers.radial import Envelope
+from equiformer_pytorch.published.radial import GaussianSmearing
+from equiformer_pytorch.graph.frames import EdgeFrames
 
 # Averages over the structures of OC20's IS2RE 100k, 5 Å.
 AVG_NUM_NODES, AVG_DEGREE = 77.81317, 23.395238876342773
@@ -224,8 +225,8 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
         self.gradient_stress = self.gradient_forces and regress_stress
         self.sphere_embedding = nn.Embedding(max_num_elements, num_channels)
         self.distance_expansion = GaussianSmearing(self.cutoff, num_radial_basis)
-        self.envelope = Envelope(self.cutoff) if use_envelope else None
-        self.rotation = FrameRotation(lmax, mmax)
+        self.envelope = Envelope(5) if use_envelope else None
+        self.edge_frames = EdgeFrames(lmax, mmax, shared=lmax + 1)
         radial = (num_radial_basis, edge_channels, edge_channels)
         elements = max_num_elements if use_atom_edge_embedding else 0
         self.edge_degree_embedding = EdgeDegreeEmbedding(num_channels, lmax, mmax, radial, elements, avg_degree)
@@ -308,7 +309,7 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
     def _atom_energies(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, " atoms"]:
         return self.energy_block(x[:, 0]).squeeze(-1)
 
-    def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"]:
+    def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"] | None:
         if not self.detach_frames or self.direct_prediction:
             return super()._for_rotation(vectors)
         pole = vectors[:, 1].abs() > POLE * vectors.norm(dim=1)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch.graph.edges import Slots
+from equiformer_pytorch.graph.edges import EdgeGraph, Slots
 from equiformer_pytorch.ops.dispatch import operation
 
 
@@ -26,3 +26,25 @@ def slot_softmax(logits: Float[Tensor, "receivers slots heads"], slots: Slots) -
     with torch.autocast(logits.device.type, enabled=False):
         mean = torch.bmm(slots.share.mT, logits)
         return torch.addcmul(slots.log_envelope, logits - mean, slots.envelope).softmax(1) * slots.envelope
+
+
+@operation
+def edge_softmax(
+    logits: Float[Tensor, "edges heads"], graph: EdgeGraph, eps: float, kept: Float[Tensor, "edges heads"] | None = None
+) -> Float[Tensor, "edges heads"]:
+    r"""Attention weights over the edges of each receiver, from logits s and the envelope u (one where there is none):
+
+    .. math:: \alpha_{ij} = u_{ij}\,\frac{u_{ij}\,e^{s_{ij}}}{\sum_k u_{ik}\,e^{s_{ik}} + \epsilon}.
+
+    Args:
+        kept: factors of the exponentials before they are summed, as dropout of neighbours has them.
+    """
+    of_receiver = graph.receivers[:, None].expand_as(logits)
+    largest = logits.new_full((graph.count, logits.shape[1]), -torch.inf)
+    largest = largest.scatter_reduce(0, of_receiver, logits.detach(), "amax")
+    weights = (logits - largest.index_select(0, graph.receivers)).exp()
+    envelope = None if graph.envelope is None else graph.envelope[:, None]
+    for factor in (envelope, kept):
+        weights = weights if factor is None else weights * factor
+    weights = weights / (graph.sum_receivers(weights) + eps).index_select(0, graph.receivers)
+    return weights if envelope is None else weights * envelope

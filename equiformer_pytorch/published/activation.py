@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.pieces import plain, product_in_pieces
+from equiformer_pytorch.ops.dispatch import traced
+from equiformer_pytorch.ops.recompute import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
 from equiformer_pytorch.so3.rows import add_scalars, degree_index, order_major_rows
 
@@ -205,7 +206,7 @@ class Activation(nn.Module):
         to, back = self.grid.to_samples.to(x.dtype), self.grid.from_samples[first:].to(x.dtype)
         if self.training and self.dropout > 0.0:
             return back @ self._drop(pointwise(to @ x))
-        if plain():
+        if traced():
             return of_samples(x, to, back, pointwise)
         return _OfSamples.apply(x, to, back, pointwise)  # pyright: ignore[reportReturnType]
 

@@ -16,10 +16,12 @@ from equiformer_pytorch.published.activation import (
     scalar_channels,
     smooth_leaky_relu,
 )
-from equiformer_pytorch.published.edges import Edges, over_receivers
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.ops.pieces import over_receivers
+from equiformer_pytorch.ops.softmax import edge_softmax
 from equiformer_pytorch.published.linear import DegreeLinear
 from equiformer_pytorch.published.norm import RMSNorm
-from equiformer_pytorch.published.pieces import product_in_pieces, recomputed
+from equiformer_pytorch.ops.recompute import product_in_pieces, recomputed
 from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
 from equiformer_pytorch.published.so2 import SO2Linear
 from equiformer_pytorch.so3.rows import (
@@ -124,6 +126,7 @@ class GraphAttention(nn.Module):
             o.max_order,
             orders=orders,
             invariants=self.alpha_width + scalar_channels(o.activation, o.hidden_channels, o.max_degree),
+            scales=None if o.add_ends else o.per_degree_radial,
             normal=o.normal_init,
         )
         second = SO2Linear(
@@ -165,11 +168,11 @@ class GraphAttention(nn.Module):
         self.register_buffer("component_degree", torch.tensor(degree_index(o.max_degree)), persistent=False)
 
     def forward(
-        self, x: Float[Tensor, "atoms components channels"], edges: Edges
+        self, x: Float[Tensor, "atoms components channels"], edges: EdgeGraph
     ) -> Float[Tensor, "atoms components_out out"]:
         o = self.options
         width = max(components(o.max_degree) * 2 * o.channels, 1)
-        y = over_receivers(self._take_in, x, edges, width)
+        (y,) = over_receivers(lambda _, piece: (self._take_in(x, piece),), edges, width, x.shape[0])
         return self.proj.of_parts(split_degrees(y, o.max_degree, self.keep))
 
     def radial(self) -> RadialNetwork:
@@ -180,14 +183,14 @@ class GraphAttention(nn.Module):
         return network
 
     def _take_in(
-        self, x: Float[Tensor, "atoms components channels"], edges: Edges
+        self, x: Float[Tensor, "atoms components channels"], edges: EdgeGraph
     ) -> Float[Tensor, "receivers components_out heads_values"]:
         first, second = self.get_submodule(self.first_name), self.get_submodule(self.second_name)
         hidden, invariants = first(*self._ends(x, edges))
         features, scalars = invariants.split([self.alpha_width, invariants.shape[1] - self.alpha_width], dim=1)
         hidden = self.act(hidden, scalars)
         message, _ = second(hidden)
-        rotation = edges.rotation
+        rotation = edges.rotation.blocks[0]
         if self.keep is not None:
             low, high = (degree**2 for degree in self.keep)
             rotation = rotation.index_select(1, self.get_buffer("kept_rows"))[:, :, low:high]
@@ -201,15 +204,15 @@ class GraphAttention(nn.Module):
         return edges.sum_receivers(product_in_pieces(turned_back, split, (), rotation.shape[2] * message.shape[2]))
 
     def _ends(
-        self, x: Float[Tensor, "atoms components channels"], edges: Edges
-    ) -> tuple[Float[Tensor, "edges rows two_channels"], list[Float[Tensor, "edges columns"]] | None]:
+        self, x: Float[Tensor, "atoms components channels"], edges: EdgeGraph
+    ) -> tuple[Float[Tensor, "edges rows two_channels"], Float[Tensor, "edges scales"] | None]:
         """The features of both ends of each edge in its frame, and the radial weights that they are yet to be
-        multiplied by, of each order; none if they were, to be added."""
+        multiplied by; none if they were, to be added."""
         o = self.options
         network = self.radial()
         radial = network(edges, self.source_embedding, self.target_embedding)
         width, least = x.shape[1] * x.shape[2], 2 * x.shape[0]  # each piece gives a gradient of all atoms
-        ends = edges.rotation, edges.senders, edges.receiver_atoms
+        ends = edges.rotation.blocks[0], edges.senders, edges.receiver_points
 
         def joined(rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor) -> tuple[Tensor, ...]:
             return rotation, x.index_select(0, senders), x.index_select(0, receivers)
@@ -223,15 +226,9 @@ class GraphAttention(nn.Module):
 
         if o.add_ends:
             return product_in_pieces(added, (*ends, radial), (x, *network.last()), width, least), None
-        weights = F.linear(radial, *network.last())
-        if o.per_degree_radial:
-            scales = [weights[:, m * 2 * o.channels :] for m in range(o.max_order + 1)]
-        else:
-            columns = [(o.max_degree + 1 - m) * 2 * o.channels for m in range(o.max_order + 1)]
-            scales = list(weights.split(columns, dim=1))
-        return product_in_pieces(joined, ends, (x,), width, least), scales
+        return product_in_pieces(joined, ends, (x,), width, least), F.linear(radial, *network.last())
 
-    def _weights(self, features: Float[Tensor, "edges alpha"], edges: Edges) -> Float[Tensor, "edges heads"]:
+    def _weights(self, features: Float[Tensor, "edges alpha"], edges: EdgeGraph) -> Float[Tensor, "edges heads"]:
         """Attention weights."""
         o = self.options
         features = self.alpha_norm(features.unflatten(1, (o.heads, o.alpha_channels)))
@@ -241,11 +238,6 @@ class GraphAttention(nn.Module):
             logits = recomputed(lambda x, dot: (smooth_leaky_relu(x) * dot).sum(-1), features, self.alpha_dot)
         if o.softcap is not None:
             logits = (logits / o.softcap).tanh() * o.softcap
-        weights = (logits - edges.max_receivers(logits).index_select(0, edges.receivers)).exp()
-        if edges.envelope is not None:
-            weights = weights * edges.envelope
-        weights = F.dropout(weights, o.mask_rate, self.training)
-        weights = weights / (edges.sum_receivers(weights) + o.eps).index_select(0, edges.receivers)
-        if edges.envelope is not None:
-            weights = weights * edges.envelope
-        return F.dropout(weights, o.weights_drop, self.training)
+        masked = self.training and o.mask_rate > 0
+        kept = F.dropout(torch.ones_like(logits), o.mask_rate) if masked else None
+        return F.dropout(edge_softmax(logits, edges, o.eps, kept), o.weights_drop, self.training)

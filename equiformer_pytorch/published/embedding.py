@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.edges import Edges, over_receivers
-from equiformer_pytorch.published.pieces import recomputed
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.ops.pieces import over_receivers
+from equiformer_pytorch.ops.recompute import recomputed
 from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
 from equiformer_pytorch.so3.rows import components, rescale
 
@@ -46,18 +47,19 @@ class EdgeDegreeEmbedding(nn.Module):
         factors = [rescale(degree, max_order) for degree in range(max_degree + 1)]
         self.register_buffer("made_up", torch.tensor(factors, dtype=torch.float64), persistent=False)
 
-    def forward(self, edges: Edges, atoms: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "atoms components channels"]:
+    def forward(self, edges: EdgeGraph, atoms: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "atoms components channels"]:
         """Of the edges; `atoms` is any feature of the atoms, for their number and dtype."""
-        return over_receivers(self._take_in, atoms, edges, components(self.max_degree) * self.channels)
+        width = components(self.max_degree) * self.channels
+        return over_receivers(lambda _, piece: (self._take_in(piece),), edges, width, atoms.shape[0])[0]
 
-    def _take_in(self, _: Tensor, edges: Edges) -> Float[Tensor, "receivers components channels"]:
+    def _take_in(self, edges: EdgeGraph) -> Float[Tensor, "receivers components channels"]:
         radial = self.rad_func(edges, self.source_embedding, self.target_embedding)
         factors = self.made_up.to(radial.dtype)[:, None]
         if edges.envelope is not None:
-            factors = factors * edges.envelope[:, :, None]
+            factors = factors * edges.envelope[:, None, None]
 
         def collect(radial: Tensor, factors: Tensor, rotation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             weights = F.linear(radial, weight, bias).unflatten(1, (self.max_degree + 1, self.channels)) * factors
             return edges.sum_receivers(rotation[:, : self.max_degree + 1].mT @ weights) / self.average
 
-        return recomputed(collect, radial, factors, edges.rotation, *self.rad_func.last())
+        return recomputed(collect, radial, factors, edges.rotation.blocks[0], *self.rad_func.last())

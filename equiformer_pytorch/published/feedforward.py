@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.published.activation import KINDS, LEAN, Activation, channel_factor, scalar_channels, square
-from equiformer_pytorch.published.edges import over_atoms
+from equiformer_pytorch.ops.pieces import over_points
 from equiformer_pytorch.published.linear import DegreeLinear, linear
-from equiformer_pytorch.published.pieces import product_in_pieces
+from equiformer_pytorch.ops.recompute import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
 from equiformer_pytorch.so3.rows import components, split_degrees
 
@@ -74,7 +74,7 @@ class FeedForward(nn.Module):
                 self.so3_linear_2.weight[0] *= 2**-0.5
 
     def forward(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, "atoms components_out out"]:
-        return over_atoms(self._of_atoms, x, self.width)
+        return over_points(self._of_atoms, x, self.width)
 
     def _of_atoms(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, "atoms components_out out"]:
         hidden = self._activated(x) if self.grid is None else self._through_grid(x, self.grid)

@@ -78,7 +78,7 @@ def find_neighbours(
                 rank = distance.argsort(dim=-1, stable=True).argsort(dim=-1)
                 chosen = smallest((steps * columns + rank).double(), connected, max_sparse_neighbors)
             chosen |= smallest(distance, allowed & (steps == 0), num_neighbors)
-        structure, receiver, sender = chosen.nonzero().unbind(1)
+        structure, receiver, sender = chosen.nonzero().T.contiguous()
         found.append((structure, receiver + start if start else receiver, sender))
     if not found:
         empty = torch.zeros(0, dtype=torch.long, device=device)

@@ -1,6 +1,7 @@
 """The graph of edges: sums, pieces, and the tensors that carry gradients."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_pieces_are_the_graph(table, sizes, most):
     assert pieces[0][0].start == 0
     assert edges == sum(sizes)
     # As few as there can be: no two neighbours fit into one.
-    for (one, _), (other, _) in zip(pieces, pieces[1:], strict=False):
+    for (one, _), (other, _) in pairwise(pieces):
         joined = sizes[one.start : other.start + 1]
         assert (max(joined) * len(joined) if table else sum(joined)) > most
 

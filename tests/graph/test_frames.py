@@ -333,7 +333,7 @@ def test_check_frames():
     elsewhere = frames.clone()
     elsewhere[3] = random_rotation(0)
     for wrong in (mirrored, stretched, elsewhere):
-        with pytest.raises(ValueError, match="edge_frames must be rotations.* edge 3 does not"):
+        with pytest.raises(ValueError, match=r"edge_frames must be rotations.* edge 3 does not"):
             check_frames(wrong, r)
 
 

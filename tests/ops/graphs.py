@@ -73,6 +73,7 @@ def edge_graph(
     senders = torch.randint(0, max(points, 1), (edges,), generator=g)
     rotation = rotation_of(random_wigner(edges, max_degree), max_degree if max_order is None else max_order, shared)
     u = torch.rand(edges, generator=g, dtype=torch.float64).to(dtype)
+    u[1:2] = 0  # an edge beyond the cutoff
     rows = Table.from_groups(receivers, points) if table else None
     return EdgeGraph(
         senders=senders,

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from equiformer_pytorch.graph.frames import EdgeFrames, Rotation, check_frames
+from equiformer_pytorch.graph.frames import EdgeFrames, check_frames
 from equiformer_pytorch.ops.rotate import rotate_in, rotate_out
 from equiformer_pytorch.so3.harmonics import recurrence_constants, spherical_harmonics
 from equiformer_pytorch.testing import assert_gradients
 from tests import tolerances
-from tests.oracle import order_major, random_rotation, wigner_d, wigner_of
+from tests.oracle import matrices_of, order_major, random_rotation, wigner_d, wigner_of
 
 Y = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
 
@@ -40,23 +40,6 @@ def frames_onto(vectors: Tensor, seed: int = 3) -> Tensor:
     other = torch.randn(y.shape, generator=g, dtype=torch.float64)
     x = torch.nn.functional.normalize(torch.linalg.cross(y, other), dim=1)
     return torch.stack((x, y, torch.linalg.cross(x, y)), dim=1)
-
-
-def matrices_of(rotation: Rotation) -> list[Tensor]:
-    """D_0 … D_L of a rotation that holds all orders; all that lies outside is zero."""
-    degree = rotation.spans[-1][1] - 1
-    whole = rotation.blocks[0].new_zeros(rotation.blocks[0].shape[0], (degree + 1) ** 2, (degree + 1) ** 2)
-    for block, (low, high) in zip(rotation.blocks, rotation.spans, strict=True):
-        rows = [d * d + d + m for d, m in order_major(high - 1, rotation.max_order) if d >= low]
-        assert block.shape[1:] == (len(rows), high**2 - low**2)
-        columns = torch.zeros(len(block), len(rows), (degree + 1) ** 2, dtype=block.dtype)
-        columns[:, :, low**2 : high**2] = block
-        whole[:, rows] = columns
-    for d in range(degree + 1):
-        outside = whole[:, d * d : (d + 1) ** 2].clone()
-        outside[:, :, d * d : (d + 1) ** 2] = 0
-        assert outside.abs().sum() == 0, "degrees are mixed"
-    return [whole[:, d * d : (d + 1) ** 2, d * d : (d + 1) ** 2] for d in range(degree + 1)]
 
 
 def matrices(vectors: Tensor, degree: int, frames: Tensor | None = None, **options: int) -> list[Tensor]:

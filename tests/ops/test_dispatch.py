@@ -121,7 +121,7 @@ def test_models_run_through_the_table():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="one of the operations.*'so2_product'.*got 'so2'"):
+    with pytest.raises(ValueError, match=r"one of the operations.*'so2_product'.*got 'so2'"):
         register("so2", Kernel(lambda: True, lambda: None))
     assert "so2" not in KERNELS
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from equiformer_pytorch.graph.edges import EdgeGraph
-
 from equiformer_pytorch.ops import pieces
 from equiformer_pytorch.ops.pieces import cut, over_points, over_receivers
 from equiformer_pytorch.ops.rotate import gather_rotate
@@ -109,8 +108,8 @@ def made(name: str, table: bool) -> tuple[EdgeGraph, dict[str, Tensor]]:
     return graph, dict(zip(LEAVES, (*ends, scalars, envelope, block), strict=True))
 
 
-def derivatives(function: Callable[..., tuple[Tensor, ...]], leaves: dict[str, Tensor]) -> list[Tensor]:
-    """Values, and two orders."""
+def derivatives(function: Callable[..., tuple[Tensor, ...]], leaves: dict[str, Tensor]) -> Iterator[Tensor]:
+    """Of two orders."""
     leaves = {name: x.clone().requires_grad_() for name, x in leaves.items()}
     found = list(function(leaves))
     for _ in range(2):

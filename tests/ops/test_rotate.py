@@ -8,7 +8,7 @@ from torch.func import grad, vmap
 from equiformer_pytorch.ops.rotate import gather_rotate, rotate_in, rotate_out
 from equiformer_pytorch.testing import assert_gradients
 from tests.ops.graphs import SIZES, edge_graph, normal, random_wigner, rotation_of
-from tests.oracle import order_major
+from tests.oracle import order_major, turned, turned_back
 
 CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.2}
 # Degrees that the feature has, orders wanted, degrees below which the rotation has one block; of degrees up to 5.
@@ -19,22 +19,6 @@ CUTS = [
     for shared in (1, 4, 6)
     if max_order < degrees
 ]
-
-
-def turned(matrices: list[Tensor], x: Tensor, max_order: int) -> Tensor:
-    """Edge by edge, degree by degree, row by row."""
-    degrees = round(x.shape[1] ** 0.5)
-    of_degrees = [matrices[d] @ x[:, d * d : (d + 1) ** 2] for d in range(degrees)]
-    return torch.stack([of_degrees[d][:, d + m] for d, m in order_major(degrees - 1, max_order)], dim=1)
-
-
-def turned_back(matrices: list[Tensor], y: Tensor, degrees: int, max_order: int) -> Tensor:
-    """The same, with zeros for the orders that are left out."""
-    rows, parts = order_major(degrees - 1, max_order), []
-    for d in range(degrees):
-        held = [y[:, rows.index((d, m))] if (d, m) in rows else torch.zeros_like(y[:, 0]) for m in range(-d, d + 1)]
-        parts.append(matrices[d].mT @ torch.stack(held, dim=1))
-    return torch.cat(parts, dim=1)
 
 
 @pytest.mark.parametrize(("degrees", "max_order", "shared"), CUTS)

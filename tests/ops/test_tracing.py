@@ -110,10 +110,8 @@ class Again(Operation):
 
     def forward(self, graph: EdgeGraph, x: Tensor) -> Tensor:
         ends = x.index_select(0, graph.senders).unflatten(1, (9, 2))
-        rotation = graph.rotation.blocks[0]
-        turned = product_in_pieces(
-            lambda r, e, w: (r[:, :9, :9], e.sin(), e @ w[:2, :3]), (rotation, ends), (self.weight,), 18
-        )
+        split = graph.rotation.blocks[0], ends
+        turned = product_in_pieces(lambda r, e, w: (r[:, :9, :9], e.sin(), e @ w[:2, :3]), split, (self.weight,), 18)
         return recomputed(lambda x, w: (x @ w[:5, :5]).tanh(), turned, self.weight)
 
 

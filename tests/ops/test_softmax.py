@@ -33,7 +33,8 @@ def by_slots(logits: Tensor, graph: EdgeGraph, envelope: Tensor, attend_self: bo
             u = torch.cat((u.new_ones(1), u))
         for head in range(logits.shape[2]):
             s = logits[point, : len(u), head]
-            terms = u * (u * (s - (u * s).sum() / (u.sum() + 0.01))).exp()
+            t = u * (s - (u * s).sum() / (u.sum() + 0.01))
+            terms = u * (t - t.max()).exp() if len(t) else t
             weights[point, : len(u), head] = u * terms / terms.sum().clamp(min=1e-300)
     return weights
 

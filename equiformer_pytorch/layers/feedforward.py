@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct, JointProducts, component_degrees, is_narrow, ungrouped
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
-from equiformer_pytorch.layers.rearranged import Rearranged
+from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
 
 
 def norm_columns(channels: Sequence[int]) -> Float64[Tensor, "width channels"]:
@@ -26,7 +24,7 @@ def norm_columns(channels: Sequence[int]) -> Float64[Tensor, "width channels"]:
     return found
 
 
-class FeedForward(ExactConstants):
+class FeedForward(TakesMatrices):
     r"""Norm, linear to `mult` times the channels, gate, linear back. The gate is :math:`y_0 = \mathrm{SiLU}(x_0)`,
     :math:`y_l = x_l\,\sigma(g_l)` with gates g that come beside degree 0.
 
@@ -67,17 +65,20 @@ class FeedForward(ExactConstants):
                 self.constant(f"degree_{index}", component_degrees, low, high)
         if include_htype_norms:
             self.constant("of_norm", norm_columns, tuple(fiber))
-        self.rearranged = Rearranged(self._parts())
 
-    def _parts(self) -> list[tuple[Any, Sequence[Tensor]]]:
+    def parts(self) -> list[Part]:
+        """Norm, inner and outer maps."""
         return [
             (self.norm.spread_gain, [self.norm.gain]),
             (self.inner.build, self.inner.parameters_in_order()),
             (self.outer.build, self.outer.parameters_in_order()),
         ]
 
-    def forward(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "points width_out"]:
-        (gain,), for_inner, for_outer = self.rearranged(self._parts())
+    def forward(
+        self, x: Float[Tensor, "points width"], matrices: Matrices | None = None
+    ) -> Float[Tensor, "points width_out"]:
+        """`matrices` are those of :meth:`parts`."""
+        (gain,), for_inner, for_outer = self.own_matrices() if matrices is None else matrices
         x = self.norm(x, gain)
         if self.include_htype_norms:
             x = self._with_norms(x)

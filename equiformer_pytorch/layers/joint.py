@@ -33,6 +33,7 @@ class _Maps(nn.Module):
         super().__init__()
         self.maps = tuple(maps)  # they belong to the layer that owns this
         self.fiber_in = next(linear.fiber_in for linear in maps if isinstance(linear, Linear))
+        self.has_bias = any(linear.bias is not None for linear in maps)
         self.fibers = [Fiber((m.out_features,)) if isinstance(m, nn.Linear) else m.fiber_out for m in maps]
 
     def parameters_in_order(self) -> list[Tensor]:
@@ -68,14 +69,14 @@ class JointProduct(_Maps):
         self.widths = [self._arranged(place, columns).shape[1] for place, columns in enumerate(blank)]
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """The joint matrix and the joint bias."""
+        """The joint matrix and, where a map has a bias, the joint bias."""
         columns = []
         for place, (weights, bias) in enumerate(self._weights(parameters)):
             matrix = block_diagonal(weights, self.fiber_in.width)
             both = torch.cat((matrix, F.pad(bias, (0, self.fibers[place].width - len(bias)))[None]))
             columns.append(self._arranged(place, both))
         joint = torch.cat(columns, dim=1)
-        return [joint[:-1], joint[-1]]
+        return [joint[:-1], joint[-1]] if self.has_bias else [joint[:-1]]
 
     def _arranged(self, place: int, columns: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
         return self.arrange[place](columns) if place in self.arrange else columns
@@ -84,8 +85,9 @@ class JointProduct(_Maps):
         self, x: Float[Tensor, "points width_in"], matrices: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "points arranged"], ...]:
         """The maps of x with the matrices of :meth:`build`."""
-        matrix, bias = matrices
-        return torch.addmm(bias, x, matrix).split(self.widths, dim=1)
+        matrix, *bias = matrices
+        joint = torch.addmm(bias[0], x, matrix) if bias else x @ matrix
+        return joint.split(self.widths, dim=1) if len(self.widths) > 1 else (joint,)
 
 
 class Mapped(NamedTuple):

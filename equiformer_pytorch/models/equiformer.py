@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,7 +30,7 @@ from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.joint import JointProduct
 from equiformer_pytorch.layers.radial import Envelope, RadialNetwork
-from equiformer_pytorch.layers.rearranged import Rearranged
+from equiformer_pytorch.layers.rearranged import Part, Rearranged
 
 __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", "Return"]
 
@@ -227,13 +226,14 @@ class Equiformer(nn.Module):
                 if linear_out
                 else FeedForward(dim_out, self.fiber_out, init_out_zero=False)
             )
-        # The norm and a linear map that follows it take their matrices together, as layers do.
         self.last = JointProduct([self.to_out]) if isinstance(self.to_out, Linear) else None
-        self.rearranged = Rearranged(self._last_parts())
+        self.rearranged = Rearranged(self._parts())
 
-    def _last_parts(self) -> list[tuple[Any, list[Tensor]]]:
+    def _parts(self) -> list[Part]:
+        """Of the embedding, the layers, the last norm and a linear map that follows it."""
+        last = [] if self.last is None else [(self.last.build, self.last.parameters_in_order())]
         of_norm = (self.norm.spread_gain, [self.norm.gain])
-        return [of_norm] if self.last is None else [of_norm, (self.last.build, self.last.parameters_in_order())]
+        return [*self.embed.parts(), *self.layers.parts(), of_norm, *last]
 
     @property
     def device(self) -> torch.device:
@@ -310,10 +310,12 @@ class Equiformer(nn.Module):
         else:
             graph = self._graph(flat.edges(coordinates, layout, rules, embed, self.dtype), layout)
 
-        x = self.embed(x, graph)
+        matrices = iter(self.rearranged(self._parts()))
+        x = self.embed(x, graph, [next(matrices) for _ in self.embed.parts()])
         weights: list[list[Tensor]] | None = [] if return_attn else None
-        (gain,), *for_last = self.rearranged(self._last_parts())
-        x = self.norm(self.layers(x, graph, weights), gain)
+        x = self.layers(x, graph, [next(matrices) for _ in self.layers.parts()], weights)
+        (gain,), *for_last = matrices
+        x = self.norm(x, gain)
         if self.last is not None:
             (x,) = self.last(x, for_last[0])
         elif self.to_out is not None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equiformer_pytorch.layers.activation import silu_slope
 from equiformer_pytorch.ops.dispatch import traced
 from equiformer_pytorch.ops.recompute import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
@@ -26,20 +27,6 @@ def square(x: Float[Tensor, "*points two_channels"]) -> Float[Tensor, "*points c
     """The first half of the channels times the second."""
     one, other = x.chunk(2, dim=-1)
     return one * other
-
-
-def smooth_leaky_relu(x: Float[Tensor, "*points"], slope: float = 0.2) -> Float[Tensor, "*points"]:
-    r"""A leaky ReLU whose kink is smoothed by a sigmoid σ (EquiformerV2, appendix D),
-    :math:`\tfrac{1+a}{2} x + \tfrac{1-a}{2} x\,(2σ(x) - 1) = a x + (1-a)\,x\,σ(x)`."""
-    return torch.add(slope * x, F.silu(x), alpha=1 - slope)
-
-
-def silu_slope(slope: Float[Tensor, "*points"], x: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
-    """The gradient of x from that of SiLU(x)."""
-    if torch.is_grad_enabled():
-        sigmoid = x.sigmoid()
-        return slope * sigmoid * (1 + x * (1 - sigmoid))
-    return torch.ops.aten.silu_backward(slope, x)  # one pass, but without a derivative of its own
 
 
 def swiglu_slope(

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equiformer_pytorch.layers.activation import smooth_leaky_relu
 from equiformer_pytorch.published.activation import (
     Activation,
     channel_factor,
     scalar_channels,
-    smooth_leaky_relu,
 )
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.ops.pieces import over_receivers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.attention.heads import Heads
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
@@ -21,7 +20,7 @@ from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct, JointProducts, component_degrees, is_narrow
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
-from equiformer_pytorch.layers.rearranged import Rearranged
+from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
 from equiformer_pytorch.ops.pieces import cut, over_receivers
 from equiformer_pytorch.ops.rotate import rotate_out
 from equiformer_pytorch.ops.softmax import slot_softmax
@@ -44,7 +43,7 @@ class AttentionConfig:
     reflection_equivariant: bool
 
 
-class Attention(ExactConstants, ABC):
+class Attention(TakesMatrices):
     r"""Attention of each point over its edges, with heads of its own for every degree,
 
     .. math:: y_i = W \bigoplus_h \gamma_{ih}\, V_h \Bigl(\alpha_{ii}^h m_i + \sum_j \alpha_{ij}^h m_{ij}\Bigr).
@@ -130,17 +129,16 @@ class Attention(ExactConstants, ABC):
             self.points = JointProducts(list(maps.values()), besides)
         self.to_points = Heads(self.heads, self.key_heads, self.dim_head, self.channels, self.fiber_out)
         self.constant("component_degree", component_degrees, 0, len(self.heads))
-        self.rearranged = Rearranged(self._parts())
 
-    def _parts(self) -> list[tuple[Any, Sequence[Tensor]]]:
-        parts: list[tuple[Any, Sequence[Tensor]]] = [
+    def parts(self) -> list[Part]:
+        """Norm, maps of the points, of the edges, of the sums, logits."""
+        return [
             (self.norm.spread_gain, [self.norm.gain]),
             (self.points.build, self.points.parameters_in_order()),
             (self.conv.so2.build, self.conv.so2.parameters_in_order()),
             (self.to_points.build, [*self.to_values, *self.to_out]),
             (self.build_logits, self.logit_parameters()),
         ]
-        return parts
 
     @abstractmethod
     def logit_parameters(self) -> list[Tensor]:
@@ -169,11 +167,21 @@ class Attention(ExactConstants, ABC):
         return None
 
     def forward(
-        self, x: Float[Tensor, "points width"], graph: EdgeGraph
-    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
-        """The features to add, and the attention weights per degree, slot 0 being the point itself where it attends
-        to itself."""
-        (gain,), for_points, for_edges, for_heads, for_logits = self.rearranged(self._parts())
+        self,
+        x: Float[Tensor, "points width"],
+        graph: EdgeGraph,
+        matrices: Matrices | None = None,
+        weights: list[list[Float[Tensor, "points heads slots"]]] | None = None,
+    ) -> Float[Tensor, "points width_out"]:
+        """The features to add.
+
+        Args:
+            matrices: those of :meth:`parts`.
+            weights: where given, the attention weights per degree are appended, slot 0 being the point itself where
+                it attends to itself.
+        """
+        matrices = self.own_matrices() if matrices is None else matrices
+        (gain,), for_points, for_edges, for_heads, for_logits = matrices
         normed = self.norm(x, gain)
         of_points = dict(zip(self.map_names, self._of_points(normed, for_points), strict=True))
         own = None if self.to_own is None else self._own(of_points["own"])
@@ -181,24 +189,27 @@ class Attention(ExactConstants, ABC):
         gates = of_points["gates"].sigmoid() if self.to_gates is not None else None
         slots = 0 if graph.slots is None else graph.slots.envelope.shape[1]
 
-        def attend(rows: slice, graph: EdgeGraph) -> tuple[Tensor, Tensor]:
+        def attend(rows: slice, graph: EdgeGraph) -> tuple[Tensor, ...]:
             """Softmax, gates and weighted sums, for some receivers."""
             kept, message = self.conv(of_points["sender"], cut(of_points["receiver"], rows), graph, for_edges)
             message = rotate_out(message, graph.rotation, len(self.heads), self.conv.so2.max_order)
             mine = None if own is None else [cut(part, rows) for part in own]
             messages, invariants = self._messages(kept, message, mine, graph)
             logits = self.logits(messages, invariants, None if query is None else cut(query, rows), for_logits)
-            weights = slot_softmax(logits, graph.slots)
-            gated = weights if gates is None else weights * cut(gates, rows)[:, None]
+            gated, shares = slot_softmax(logits, graph.slots, None if gates is None else cut(gates, rows))
             out = self.to_points(messages, gated.to(messages.dtype), for_heads)
-            weights, empty = weights.detach(), slots - weights.shape[1]
-            return out, F.pad(weights, (0, 0, 0, empty)) if empty else weights
+            if weights is None:
+                return (out,)
+            found = shares.detach() * graph.slots.envelope.detach()
+            return out, F.pad(found, (0, 0, 0, slots - found.shape[1]))
 
-        out, weights = over_receivers(attend, graph, self.conv.width, x.shape[0])
+        out, *found = over_receivers(attend, graph, self.conv.width, x.shape[0])
+        if weights is not None:
+            weights.append(list(found[0].mT.split(list(self.heads), dim=1)))
         if self.linear_attn is not None:
             attended = self.linear_attn(normed[:, : self.scalars], graph) @ self.linear_attn_to_out
             out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
-        return out, list(weights.mT.split(list(self.heads), dim=1))
+        return out
 
     def _gated_columns(self, own: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
         """The columns of `to_own` as invariants for the logits, message, and the gate of each of its components."""

@@ -59,7 +59,8 @@ class FeedForward(TakesMatrices):
             self.outer = JointProduct([self.project_out])
         else:
             shapes = list(zip(self.fiber_in, self.hidden, (*self.project_out.fiber_out, *[0] * len(fiber)), strict=False))
-            self.inner = JointProducts([self.project_in], {0: sum(self.hidden[1:])}, shapes=shapes)
+            every = (0, sum(self.hidden))
+            self.inner = JointProducts([self.project_in], {0: (self.hidden[0], [every])}, shapes=shapes)
             self.outer = JointProducts([self.project_out], shapes=shapes)
             for index, (low, high) in enumerate(self.inner.groups):
                 self.constant(f"degree_{index}", component_degrees, low, high)
@@ -86,11 +87,12 @@ class FeedForward(TakesMatrices):
             (hidden,) = self.inner(x, for_inner)
             return self.outer(F.glu(hidden, dim=1), for_outer)[0]
         (hidden,) = self.inner(self.inner.split(x), for_inner)
-        gates = torch.cat((hidden.groups[0][0], hidden.besides), dim=1).sigmoid()
+        gates = hidden.besides.sigmoid()
         gated = []
         for index, (group, (low, high)) in enumerate(zip(hidden.groups, self.inner.groups, strict=True)):
             first, channels = sum(self.hidden[:low]), self.hidden[low]
-            of_degrees = gates[:, first : first + (high - low) * channels].unflatten(1, (-1, channels)).transpose(0, 1)
+            of_degrees = gates if len(hidden.groups) == 1 else gates[:, first : first + (high - low) * channels]
+            of_degrees = of_degrees.unflatten(1, (-1, channels)).transpose(0, 1)
             gated.append(group * of_degrees.index_select(0, self.get_buffer(f"degree_{index}")))
         return ungrouped(self.outer(gated, for_outer)[0].groups)
 

@@ -110,22 +110,26 @@ class JointProducts(_Maps):
 
     Args:
         maps: what is applied; an ``nn.Linear`` is a map of degree 0.
-        besides: how many of the last channels of degree 0 of a map come beside its degrees, by place.
+        besides: for some maps, by place, how many channels of degree 0 are the map's own, and which ranges of channels
+            come beside its degrees; an ``nn.Linear`` comes so as a whole.
         shapes: of each degree, equal where degrees may share a product; by default their channels.
     """
 
     def __init__(
         self,
         maps: Sequence[Linear | nn.Linear],
-        besides: Mapping[int, int] | None = None,
+        besides: Mapping[int, tuple[int, Sequence[tuple[int, int]]]] | None = None,
         *,
         shapes: Sequence[object] | None = None,
     ) -> None:
         super().__init__(maps)
-        self.besides = [
-            fiber[0] if isinstance(m, nn.Linear) else (besides or {}).get(place, 0)
-            for place, (m, fiber) in enumerate(zip(maps, self.fibers, strict=True))
-        ]
+        self.kept, self.ranges = [], []
+        for place, (linear, fiber) in enumerate(zip(maps, self.fibers, strict=True)):
+            whole = (0, [(0, fiber[0])]) if isinstance(linear, nn.Linear) else (fiber[0], [])
+            kept, ranges = (besides or {}).get(place, whole)
+            self.kept.append(kept)
+            self.ranges.append(list(ranges))
+        self.besides = [sum(end - first for first, end in ranges) for ranges in self.ranges]
         channels = [(c, [self._channels(k, degree) for k in range(len(maps))]) for degree, c in enumerate(self.fiber_in)]
         self.groups = groups_of(channels if shapes is None else shapes)
         self.group_sizes = [sum(self.fiber_in.sizes[low:high]) for low, high in self.groups]
@@ -133,19 +137,20 @@ class JointProducts(_Maps):
     def _channels(self, place: int, degree: int) -> int:
         """Channels of a degree that are not besides."""
         fiber = self.fibers[place]
-        return 0 if degree >= len(fiber) else fiber[degree] - (self.besides[place] if degree == 0 else 0)
+        return 0 if degree >= len(fiber) else self.kept[place] if degree == 0 else fiber[degree]
 
     def _widths(self, low: int) -> list[int]:
         return [self._channels(place, low) for place in range(len(self.maps))]
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Matrix of what comes besides, its bias, bias of the first group, and for each group one matrix for each of
-        its components."""
+        """Matrix and bias of what comes besides, if anything does, bias of the first group, and for each group one
+        matrix for each of its components."""
         given = self._weights(parameters)
-        kept = [self.fibers[k][0] - self.besides[k] for k in range(len(given))]
-        beside = torch.cat([weights[0][:, k:] for (weights, _), k in zip(given, kept, strict=True)], dim=1)
-        beside_bias = torch.cat([bias[k:] for (_, bias), k in zip(given, kept, strict=True)])
-        bias = torch.cat([bias[:k] for (_, bias), k in zip(given, kept, strict=True)])
+        beside, beside_bias = [], []
+        for (weights, of_map), ranges in zip(given, self.ranges, strict=True):
+            beside += [weights[0][:, first:end] for first, end in ranges]
+            beside_bias += [of_map[first:end] for first, end in ranges]
+        bias = torch.cat([of_map[:kept] for (_, of_map), kept in zip(given, self.kept, strict=True)])
         matrices = []
         for low, high in self.groups:
             of_degrees = []
@@ -160,12 +165,12 @@ class JointProducts(_Maps):
             matrices.append(
                 torch.cat([m.expand(count, -1, -1) for m, count in zip(of_degrees, orders, strict=True)])
             )
-        first = matrices[0].shape[0]
-        return [beside, beside_bias, F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, first - 1)), *matrices]
+        bias = F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, matrices[0].shape[0] - 1))
+        return [*([torch.cat(beside, dim=1), torch.cat(beside_bias)] if beside else []), bias, *matrices]
 
     def split(self, x: Float[Tensor, "points width_in"]) -> list[Float[Tensor, "components points channels"]]:
         """A view of each group."""
-        parts = x.split(self.group_sizes, dim=1)
+        parts = x.split(self.group_sizes, dim=1) if len(self.groups) > 1 else (x,)
         return [
             part.unflatten(1, (-1, self.fiber_in[low])).transpose(0, 1)
             for part, (low, _) in zip(parts, self.groups, strict=True)
@@ -175,24 +180,29 @@ class JointProducts(_Maps):
         self, groups: Sequence[Float[Tensor, "components points channels"]], matrices: Sequence[Tensor]
     ) -> list[Mapped]:
         """The maps of the groups of a feature, with the matrices of :meth:`build`."""
-        beside_matrix, beside_bias, bias, *products = matrices
-        invariants = groups[0][0]
-        besides = (
-            torch.addmm(beside_bias, invariants, beside_matrix)
-            if sum(self.besides)
-            else invariants[:, :0]
-        ).split(self.besides, dim=1)
+        invariants, besides = groups[0][0], iter(())
+        if sum(self.besides):
+            matrix, beside_bias, *matrices = matrices
+            besides = iter(_split(torch.addmm(beside_bias, invariants, matrix), self.besides, 1))
+        bias, *products = matrices
+        none = invariants[:, :0]
         found: list[list[Tensor]] = [[] for _ in self.maps]
         for index, (group, matrix, (low, _)) in enumerate(zip(groups, products, self.groups, strict=True)):
             widths = self._widths(low)
             if not sum(widths):
                 continue
-            mapped = torch.baddbmm(bias, group, matrix) if index == 0 else torch.bmm(group, matrix)
-            parts = mapped.split(widths, dim=2) if len(widths) > 1 else (mapped,)
-            for place, part in enumerate(parts):
-                if widths[place]:
-                    found[place].append(part)
-        return [Mapped(of_map, extra) for of_map, extra in zip(found, besides, strict=True)]
+            mapped = torch.baddbmm(bias, group, matrix) if index == 0 and self.has_bias else torch.bmm(group, matrix)
+            parts = iter(_split(mapped, widths, 2))
+            for of_map, width in zip(found, widths, strict=True):
+                if width:
+                    of_map.append(next(parts))
+        return [Mapped(of_map, next(besides) if k else none) for of_map, k in zip(found, self.besides, strict=True)]
+
+
+def _split(x: Tensor, widths: Sequence[int], dim: int) -> Sequence[Tensor]:
+    """The parts that have a width."""
+    widths = [width for width in widths if width]
+    return x.split(widths, dim=dim) if len(widths) > 1 else (x,)
 
 
 def groups_of(shapes: Sequence[object]) -> list[tuple[int, int]]:

@@ -125,7 +125,9 @@ class Attention(TakesMatrices):
             arrange = {places[name]: function for name, function in arrange.items() if name in places}
             self.points = JointProduct(list(maps.values()), arrange)
         else:
-            besides = {places["own"]: self.conv.so2.invariants} if "own" in places else {}
+            end, logits = self.channels + self.conv.so2.invariants, self.channels + self.logit_invariants
+            ranges = [(self.channels, logits), *([(0, self.channels), (logits, end)] if len(self.heads) > 1 else [])]
+            besides = {places["own"]: (self.channels, [r for r in ranges if r[0] < r[1]])} if "own" in places else {}
             self.points = JointProducts(list(maps.values()), besides)
         self.to_points = Heads(self.heads, self.key_heads, self.dim_head, self.channels, self.fiber_out)
         self.constant("component_degree", component_degrees, 0, len(self.heads))
@@ -254,7 +256,11 @@ class Attention(TakesMatrices):
             invariants = messages[..., :0] if none else torch.cat((own[1][:, None], invariants), dim=1)
         if self.gated:
             return messages, invariants
-        kept, gates = invariants.split([self.logit_invariants, invariants.shape[-1] - self.logit_invariants], dim=-1)
-        gates = torch.cat((messages[..., : self.channels], gates), dim=-1).sigmoid().unflatten(-1, (-1, self.channels))
-        spread = gates.index_select(2, self.get_buffer("component_degree"))
-        return messages * spread.flatten(2), kept
+        if len(self.heads) == 1:
+            return F.silu(messages), invariants
+        kept, gates = messages[..., :0], invariants
+        if self.logit_invariants:
+            sizes = [self.logit_invariants, gates.shape[-1] - self.logit_invariants]
+            kept, gates = invariants.split(sizes, dim=-1)
+        gates = gates.sigmoid().unflatten(-1, (-1, self.channels))
+        return messages * gates.index_select(2, self.get_buffer("component_degree")).flatten(2), kept

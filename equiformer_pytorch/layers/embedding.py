@@ -59,11 +59,12 @@ class NeighbourEmbedding(TakesMatrices):
         """`matrices` are those of :meth:`parts`."""
         for_ends, for_edges, for_out = self.own_matrices() if matrices is None else matrices
         if isinstance(self.ends, JointProduct):
-            own, sender, receiver = self.ends(x, for_ends)
+            own, *ends = self.ends(x, for_ends)
+            sender, receiver = (end.unflatten(1, (-1, self.conv.channels)) for end in ends)
         else:
             of_own, *ends = self.ends(self.ends.split(x), for_ends)
             own = self._padded(ungrouped(of_own.groups))
-            sender, receiver = (end.rows().flatten(1) for end in ends)
+            sender, receiver = (end.rows() for end in ends)
 
         def mean(rows: slice, graph: EdgeGraph) -> tuple[Tensor]:
             _, message = self.conv(sender, cut(receiver, rows), graph, for_edges)

@@ -13,16 +13,15 @@ from equiformer_pytorch.ops.dispatch import operation
 
 @operation
 def gather_rotate(
-    sender: Float[Tensor, "points components_channels"],
-    receiver: Float[Tensor, "receivers components_channels"],
+    sender: Float[Tensor, "points components channels"],
+    receiver: Float[Tensor, "receivers components channels"],
     graph: EdgeGraph,
-    degrees: int,
     max_order: int,
 ) -> Float[Tensor, "edges rows channels"]:
     r""":math:`D_{ij}\,(b_j + a_i)`: a feature of the sender and one of the receiver, added and turned into the frame.
 
     Args:
-        sender, receiver: of so many `degrees`, degree-major, all with the same number of channels.
+        sender, receiver: degree-major.
         max_order: the rows wanted, order-major as in :func:`~equiformer_pytorch.so3.rows.order_major_rows`.
     """
     gathered = sender.index_select(0, graph.senders)
@@ -30,7 +29,7 @@ def gather_rotate(
         ends = (graph.table.spread(gathered) + receiver[:, None]).flatten(0, 1)
     else:
         ends = gathered + receiver.index_select(0, graph.receivers)
-    return rotate_in(ends.unflatten(1, (degrees**2, -1)), graph.rotation, max_order)
+    return rotate_in(ends, graph.rotation, max_order)
 
 
 @operation

@@ -228,18 +228,19 @@ class Attention(TakesMatrices):
         """What the maps give: of a gated layer tensors as arranged, else one :class:`Mapped` each; the ends of the
         convolution, degree-major, and the gates of the heads are tensors anyway."""
         if isinstance(self.points, JointProduct):
-            return list(self.points(x, matrices))
-        mapped = self.points(self.points.split(x), matrices)
-        plain = {"sender": lambda m: m.rows().flatten(1), "gates": lambda m: m.besides}
-        plain["receiver"] = plain["sender"]
-        return [plain.get(name, lambda m: m)(m) for name, m in zip(self.map_names, mapped, strict=True)]
+            sender, receiver, *others = self.points(x, matrices)
+            return [*(end.unflatten(1, (-1, self.conv.channels)) for end in (sender, receiver)), *others]
+        sender, receiver, *others = self.points(self.points.split(x), matrices)
+        besides = self.map_names.index("gates") - 2 if "gates" in self.map_names else None
+        others = [m.besides if place == besides else m for place, m in enumerate(others)]
+        return [sender.rows(), receiver.rows(), *others]
 
     def _own(self, own: Any) -> list[Tensor]:
         """Of what `to_own` gives: the message of each point to itself (gated, in a gated layer), and invariants."""
         if self.gated:
             invariants, message = own.split([self.logit_invariants, own.shape[1] - self.logit_invariants], dim=1)
-            return [F.glu(message, dim=1), invariants]
-        return [own.rows().flatten(1), own.besides]
+            return [F.glu(message, dim=1).unflatten(1, (-1, self.channels)), invariants]
+        return [own.rows(), own.besides]
 
     def _messages(
         self,
@@ -249,9 +250,11 @@ class Attention(TakesMatrices):
         graph: EdgeGraph,
     ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers slots invariants"]]:
         """What each receiver attends to, itself first, where it does, then its edges; and invariants for the logits."""
-        messages, invariants = graph.spread(message.flatten(1)), graph.spread(invariants)
+        messages, invariants = graph.spread(message), graph.spread(invariants)
         if own is not None:
             messages = torch.cat((own[0][:, None], messages), dim=1)
+        messages = messages.flatten(2)
+        if own is not None:
             none = invariants.shape[-1] == 0
             invariants = messages[..., :0] if none else torch.cat((own[1][:, None], invariants), dim=1)
         if self.gated:

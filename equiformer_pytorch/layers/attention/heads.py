@@ -99,7 +99,8 @@ class Heads(ExactConstants):
         pairs = summed.view(summed.shape[0], -1, self.channels).index_select(1, self.pairs)
         sizes = [(high**2 - low**2) * self.heads[low] for low, high in self.groups]
         outputs = []
-        for index, (part, (low, high)) in enumerate(zip(pairs.split(sizes, dim=1), self.groups, strict=True)):
+        parts = pairs.split(sizes, dim=1) if len(sizes) > 1 else (pairs,)
+        for index, (part, (low, high)) in enumerate(zip(parts, self.groups, strict=True)):
             of_heads = torch.bmm(matrices[2 * index], matrices[2 * index + 1]).unflatten(0, (high - low, -1)).flatten(1, 2)
             of_components = of_heads.index_select(0, self.get_buffer(f"degree_{index}"))
             by_component = part.unflatten(1, (-1, self.heads[low])).flatten(2).transpose(0, 1)

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear, block_diagonal
 from equiformer_pytorch.so3.rows import degree_index
 
 # Entries of a block-diagonal matrix of all degrees up to which it is one product; beyond, zeros cost too much.
-NARROW = 2**18
+NARROW = 2**15
 
 Arrange = Callable[[Tensor], Tensor]
 """Of the columns of a map, for all degrees and orders: repeated, moved, spaced out with zeros."""
@@ -26,7 +27,7 @@ def is_narrow(fiber_in: Fiber, fibers_out: Sequence[Fiber]) -> bool:
     return fiber_in.width * sum(fiber.width for fiber in fibers_out) <= NARROW
 
 
-class _Maps(nn.Module):
+class _Maps(ExactConstants):
     """Has no parameters of its own: :meth:`build` takes those of the maps, for :class:`~.rearranged.Rearranged`."""
 
     def __init__(self, maps: Sequence[Linear | nn.Linear]) -> None:
@@ -132,6 +133,8 @@ class JointProducts(_Maps):
         self.besides = [sum(end - first for first, end in ranges) for ranges in self.ranges]
         channels = [(c, [self._channels(k, degree) for k in range(len(maps))]) for degree, c in enumerate(self.fiber_in)]
         self.groups = groups_of(channels if shapes is None else shapes)
+        for index, (low, high) in enumerate(self.groups):
+            self.constant(f"degree_{index}", component_degrees, low, high)
         self.group_sizes = [sum(self.fiber_in.sizes[low:high]) for low, high in self.groups]
 
     def _channels(self, place: int, degree: int) -> int:
@@ -144,7 +147,7 @@ class JointProducts(_Maps):
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Matrix and bias of what comes besides, if anything does, bias of the first group, and for each group one
-        matrix for each of its components."""
+        matrix for each of its degrees."""
         given = self._weights(parameters)
         beside, beside_bias = [], []
         for (weights, of_map), ranges in zip(given, self.ranges, strict=True):
@@ -161,11 +164,9 @@ class JointProducts(_Maps):
                     if self._channels(place, degree)
                 ]
                 of_degrees.append(torch.cat(parts, dim=1) if parts else given[0][0][0].new_zeros(self.fiber_in[degree], 0))
-            orders = [2 * degree + 1 for degree in range(low, high)]
-            matrices.append(
-                torch.cat([m.expand(count, -1, -1) for m, count in zip(of_degrees, orders, strict=True)])
-            )
-        bias = F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, matrices[0].shape[0] - 1))
+            matrices.append(torch.stack(of_degrees))
+        components = self.groups[0][1] ** 2
+        bias = F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, components - 1))
         return [*([torch.cat(beside, dim=1), torch.cat(beside_bias)] if beside else []), bias, *matrices]
 
     def split(self, x: Float[Tensor, "points width_in"]) -> list[Float[Tensor, "components points channels"]]:
@@ -191,6 +192,7 @@ class JointProducts(_Maps):
             widths = self._widths(low)
             if not sum(widths):
                 continue
+            matrix = matrix.index_select(0, self.get_buffer(f"degree_{index}"))
             mapped = torch.baddbmm(bias, group, matrix) if index == 0 and self.has_bias else torch.bmm(group, matrix)
             parts = iter(_split(mapped, widths, 2))
             for of_map, width in zip(found, widths, strict=True):

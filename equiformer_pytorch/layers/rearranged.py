@@ -18,7 +18,7 @@ Matrices = list[list[Tensor]]
 """What the functions of some parts give."""
 
 # Entries of the matrices of a part beyond which they are built anew in every call: the plan takes five bytes for each.
-LARGEST = 2**19
+LARGEST = 2**18
 
 
 class Rearranged(ExactConstants):

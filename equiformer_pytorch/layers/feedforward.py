@@ -10,10 +10,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProduct, JointProducts, component_degrees, is_narrow, ungrouped
+from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow, ungrouped
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
+from equiformer_pytorch.so3.rows import component_degrees
 
 
 def norm_columns(channels: Sequence[int]) -> Float64[Tensor, "width channels"]:

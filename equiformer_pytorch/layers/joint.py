@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear, block_diagonal
-from equiformer_pytorch.so3.rows import degree_index
+from equiformer_pytorch.so3.rows import component_degrees
 
 # Entries of a block-diagonal matrix of all degrees up to which it is one product; beyond, zeros cost too much.
 NARROW = 2**15
@@ -216,11 +216,6 @@ def groups_of(shapes: Sequence[object]) -> list[tuple[int, int]]:
         else:
             groups.append([degree, degree + 1])
     return [(low, high) for low, high in groups]
-
-
-def component_degrees(low: int, high: int) -> Int[Tensor, " components"]:
-    """Of each component of the degrees ``low … high − 1`` its degree, counted from the first."""
-    return torch.tensor([degree - low for degree in degree_index(high - 1)[low**2 :]])
 
 
 def ungrouped(groups: Sequence[Float[Tensor, "components points channels"]]) -> Float[Tensor, "points width"]:

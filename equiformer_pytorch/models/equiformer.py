@@ -26,9 +26,9 @@ from equiformer_pytorch.layers.blocks import ReversibleBlocks, SequentialBlocks
 from equiformer_pytorch.layers.embedding import NeighbourEmbedding
 from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.fiber import Fiber
+from equiformer_pytorch.layers.joint import JointProduct
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
-from equiformer_pytorch.layers.joint import JointProduct
 from equiformer_pytorch.layers.radial import Envelope, RadialNetwork
 from equiformer_pytorch.layers.rearranged import Part, Rearranged
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equiformer_pytorch.graph.frames import EdgeFrames
 from equiformer_pytorch.published.activation import GATE
 from equiformer_pytorch.published.arguments import (
     check_choice,
@@ -31,7 +32,6 @@ from equiformer_pytorch.published.infer import infer_v2
 from equiformer_pytorch.published.model import PublishedModel, Stack
 from equiformer_pytorch.published.norm import DegreeNorm, MergedNorm, SeparableNorm
 from equiformer_pytorch.published.radial import GaussianSmearing
-from equiformer_pytorch.graph.frames import EdgeFrames
 
 # Averages over the structures of OC20's IS2RE 100k, 5 Å.
 AVG_NUM_NODES, AVG_DEGREE = 77.81317, 23.395238876342773

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from equiformer_pytorch.base.constants import ExactConstants
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.graph.frames import EdgeFrames, check_frames
 from equiformer_pytorch.inputs.structures import EdgeGeometry, Structures, gather_structures
+from equiformer_pytorch.layers.radial import Envelope
 from equiformer_pytorch.published.attention import GraphAttention
 from equiformer_pytorch.published.block import Block
-from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.heads import StressHead
-from equiformer_pytorch.layers.radial import Envelope
 from equiformer_pytorch.published.radial import GaussianSmearing
-from equiformer_pytorch.graph.frames import EdgeFrames, check_frames
 from equiformer_pytorch.published.scales import Scales
 
 

@@ -17,14 +17,14 @@ from equiformer_pytorch.layers.attention.heads import Heads
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProduct, JointProducts, component_degrees, is_narrow
+from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
 from equiformer_pytorch.ops.pieces import cut, over_receivers
 from equiformer_pytorch.ops.rotate import rotate_out
 from equiformer_pytorch.ops.softmax import slot_softmax
-from equiformer_pytorch.so3.rows import degree_index
+from equiformer_pytorch.so3.rows import component_degrees, degree_index
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import component_degrees, groups_of, ungrouped
+from equiformer_pytorch.layers.joint import groups_of, ungrouped
 from equiformer_pytorch.layers.linear import block_diagonal
-from equiformer_pytorch.so3.rows import degree_index
+from equiformer_pytorch.so3.rows import component_degrees, degree_index
 
 # Entries of the values of all heads in one matrix, zeros between the degrees, up to which that is one product.
 NARROW = 2**16

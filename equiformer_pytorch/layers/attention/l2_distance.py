@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProducts, component_degrees
+from equiformer_pytorch.layers.joint import JointProducts
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.ops.dispatch import traced
+from equiformer_pytorch.so3.rows import component_degrees
 
 
 def logit_scales(heads: Sequence[int], columns: Sequence[int]) -> Float64[Tensor, " heads"]:

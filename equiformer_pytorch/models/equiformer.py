@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +32,7 @@ from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.radial import Envelope, RadialNetwork
 from equiformer_pytorch.layers.rearranged import Part, Rearranged
+from equiformer_pytorch.legacy.modules import adopt, arguments_of_equiformer, is_old
 
 __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", "Return"]
 
@@ -234,6 +236,12 @@ class Equiformer(nn.Module):
         last = [] if self.last is None else [(self.last.build, self.last.parameters_in_order())]
         of_norm = (self.norm.spread_gain, [self.norm.gain])
         return [*self.embed.parts(), *self.layers.parts(), of_norm, *last]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if is_old(state, "rearranged"):
+            adopt(self, state, arguments_of_equiformer(state))
+        else:
+            super().__setstate__(state)
 
     @property
     def device(self) -> torch.device:

@@ -18,6 +18,7 @@ from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.graph.frames import EdgeFrames, check_frames
 from equiformer_pytorch.inputs.structures import EdgeGeometry, Structures, gather_structures
 from equiformer_pytorch.layers.radial import Envelope
+from equiformer_pytorch.legacy.modules import adopt, is_old
 from equiformer_pytorch.published.attention import GraphAttention
 from equiformer_pytorch.published.block import Block
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
@@ -69,6 +70,13 @@ class PublishedModel(ExactConstants, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.scales = Scales()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if is_old(state, "edge_frames"):
+            adopt(self, state, state["config"])
+            self.scales = state["scales"]
+        else:
+            super().__setstate__(state)
 
     def forward(
         self,

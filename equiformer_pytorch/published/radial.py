@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.graph.edges import EdgeGraph
-from equiformer_pytorch.layers.radial import evenly_spaced
+from equiformer_pytorch.layers.radial import Envelope, evenly_spaced
+
+__all__ = ["Envelope", "GaussianSmearing", "RadialNetwork", "element_embeddings"]
 
 
 class GaussianSmearing(ExactConstants):

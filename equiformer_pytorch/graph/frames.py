@@ -162,7 +162,8 @@ class EdgeFrames(ExactConstants):
         if turned is not None or (self.max_degree > self.widen_above and dtype != torch.float64):
             turned = vectors if turned is None else turned
             turned = turned.double() if self.max_degree > self.widen_above else turned
-            _, direction, directed = edge_lengths(turned)
+            # An edge whose distance is zero has no direction, whatever can be said of it in wider numbers.
+            direction = edge_lengths(turned)[1]
         if frames is not None:
             frames = frames.to(direction.dtype)
             # The value of the frame, the derivative of the edge.

@@ -25,6 +25,7 @@ class Block(NamedTuple):
     paired: bool = False
     """The columns are (+m, −m) side by side, and the matrix is (U, V) side by side of the complex one U + iV."""
     bias: bool = False
+    """Not of a pair."""
 
 
 class Scale(NamedTuple):
@@ -36,8 +37,8 @@ class Scale(NamedTuple):
 
 
 class BlockPlan(NamedTuple):
-    """How wide inputs and outputs are, and what is done with their columns. Blocks that give the same columns follow
-    each other; every column of an output belongs to a block."""
+    """How wide inputs and outputs are, and what is done with their columns. Every column of an input and of an output
+    belongs to a block; two blocks have the same columns, or none in common. Those that give the same are added."""
 
     blocks: tuple[Block, ...]
     sources: tuple[int, ...]
@@ -142,6 +143,8 @@ def _in_place(
             _write_pair(part, matrix, place, add)
         elif add:
             place.addmm_(part, matrix)
+            if block.bias:
+                place.add_(next(bias))
         elif block.bias:
             torch.addmm(next(bias), part, matrix, out=place)
         else:

@@ -47,6 +47,8 @@ def edge_softmax(
 
     .. math:: \alpha_{ij} = u_{ij}\,\frac{u_{ij}\,e^{s_{ij}}}{\sum_k u_{ik}\,e^{s_{ik}} + \epsilon}.
 
+    Logits count from the largest of their receiver, which is taken for a constant: it matters as much as ε does.
+
     Args:
         kept: factors of the exponentials before they are summed, as dropout of neighbours has them.
     """

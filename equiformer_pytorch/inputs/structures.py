@@ -37,7 +37,8 @@ class Structures:
     """Where each of the caller's atoms is; None where all are in their places."""
     cell: Float[Tensor, "structures 3 3"] | None = None
     """Cell vectors as rows."""
-    pbc: Bool[Tensor, "structures 3"] | None = None
+    pbc: Bool[Tensor, "..."] | None = None
+    """Which vectors repeat, (structures, 3)."""
     edge_index: Int[Tensor, "2 edges"] | None = None
     """Senders and receivers."""
     cell_offsets: Shaped[Tensor, "edges 3"] | None = None
@@ -103,6 +104,17 @@ def gather_structures(
         TypeError: arguments of the wrong type, or data and tensors at once.
         ValueError: wrong shapes or values; the message names the argument.
     """
+    with checks.together() as gathered:
+        found = _checked(*_fields(data, given, device), check_elements, with_volume, gathered)
+    structures, counted, in_order = found
+    if counted is not None:
+        structures = replace(structures, count=counted.value)
+    structures = replace(structures, pbc=_of_structures(structures.pbc, structures.count))
+    return structures if in_order is not None and in_order.value else _sorted(structures)
+
+
+def _fields(data: Any, given: Mapping[str, Any], device: torch.device) -> tuple[dict[str, Any], int | None]:
+    """By the names of :data:`FIELDS`; and how many structures there are, where `data` says so."""
     fields, count = {name: value for name, value in given.items() if value is not None}, None
     if data is not None:
         found, count = _from_data(data, device)
@@ -113,7 +125,10 @@ def gather_structures(
     for name in ("atomic_numbers", "pos"):
         if name not in fields:
             raise TypeError(f"{name} is required: pass atomic_numbers and pos, a batch object or ASE atoms")
-    return _checked(fields, count, check_elements, with_volume)
+    if "pbc" in fields:  # True, or one for each axis, will do
+        pos = checks.check_tensor("pos", fields["pos"])
+        fields["pbc"] = checks.as_bool("pbc", torch.as_tensor(fields["pbc"], device=pos.device))
+    return {name: lasting(checks.check_tensor(name, value)) for name, value in fields.items()}, count
 
 
 def _from_data(data: Any, device: torch.device) -> tuple[dict[str, Any], int | None]:
@@ -143,60 +158,56 @@ def _from_data(data: Any, device: torch.device) -> tuple[dict[str, Any], int | N
     natoms, count = getattr(data, "natoms", None), getattr(data, "num_graphs", None)
     if "batch" not in fields and natoms is not None:
         pos = checks.check_tensor("pos", fields["pos"])
-        sizes = torch.as_tensor(natoms, device=pos.device).flatten()
-        count, rows = sizes.shape[0], torch.arange(sizes.shape[0], device=pos.device)
-        wrong = ValueError(f"natoms must be the numbers of atoms of the structures, {pos.shape[0]} in all")
-        checks.require(sizes.sum() == pos.shape[0], lambda: wrong)
-        fields["batch"] = torch.repeat_interleave(rows, sizes, output_size=pos.shape[0])
+        ends = torch.as_tensor(natoms, device=pos.device).flatten().cumsum(0)
+        count, atoms = ends.shape[0], torch.arange(pos.shape[0], device=pos.device)
+        fields["batch"] = torch.searchsorted(ends, atoms, right=True).clamp(max=count - 1)
+        if checks.looks_at_values():
+            wrong = ValueError(f"natoms must be the numbers of atoms of the structures, {pos.shape[0]} in all")
+            checks.require(ends[-1:].sum() == pos.shape[0], lambda: wrong)
     return fields, count if "batch" in fields else None
 
 
 def _checked(
-    given: dict[str, Any], count: int | None, check_elements: Callable[[Tensor], None], with_volume: bool
-) -> Structures:
-    """All values are looked at by one wait."""
-    device = checks.check_tensor("pos", given["pos"]).device
-    if "pbc" in given:  # True, or one for each axis, will do
-        given = {**given, "pbc": torch.as_tensor(given["pbc"], device=device)}
-    fields = {name: lasting(checks.check_tensor(name, value)) for name, value in given.items()}
+    fields: dict[str, Tensor],
+    count: int | None,
+    check_elements: Callable[[Tensor], None],
+    with_volume: bool,
+    gathered: checks.Together,
+) -> tuple[Structures, checks.Answer | None, checks.Answer | None]:
+    """In the caller's order; the number of structures where it is still asked for; and whether the order will do."""
     pos, cell, batch = fields["pos"], fields.get("cell"), fields.get("batch")
     checks.check_shape("pos", pos, (None, 3), "(atoms, 3)")
     checks.check_floating("pos", pos)
     pos = pos.float() if pos.dtype in (torch.float16, torch.bfloat16) else pos
-    cell = None if cell is None else checks.check_cell(cell)
-    if cell is None and with_volume:
+    checks.check_finite("pos", pos, "atom")
+    numbers = _whole("atomic_numbers", fields["atomic_numbers"], (pos.shape[0],), "(atoms,) of pos")
+    check_elements(numbers)
+    if cell is not None:
+        cell = checks.check_cell(cell)
+        count = cell.shape[0]
+        _check_values(cell, with_volume)
+    elif with_volume:
         raise ValueError("stress needs cell")
-    count = count if cell is None else cell.shape[0]
-    counted = None
-    with checks.together() as gathered:
-        checks.check_finite("pos", pos, "atom")
-        numbers = _whole("atomic_numbers", fields["atomic_numbers"], (pos.shape[0],), "(atoms,) of pos")
-        check_elements(numbers)
-        if cell is not None:
-            _check_cell(cell, with_volume)
-        if batch is None:
-            count = 1 if count is None else count
-            if count != 1:
-                raise ValueError(f"batch is missing: which of the {count} structures each atom belongs to")
-            batch = torch.zeros_like(numbers)
+    counted = in_order = None
+    if batch is None:
+        count = 1 if count is None else count
+        if count != 1:
+            raise ValueError(f"batch is missing: which of the {count} structures each atom belongs to")
+        batch = torch.zeros_like(numbers)
+    else:
+        batch = _whole("batch", batch, (pos.shape[0],), "(atoms,)")
+        if count is not None:
+            checks.check_within("batch", batch, count, f" for {count} structures" + " of cell" * (cell is not None))
+        elif exporting():
+            count = number_from_data(batch.max()) + 1
         else:
-            batch = _whole("batch", batch, (pos.shape[0],), "(atoms,)")
-            if count is not None:
-                checks.check_within("batch", batch, count, f" for {count} structures" + " of cell" * (cell is not None))
-            elif exporting():
-                count = number_from_data(batch.max()) + 1
-            else:
-                _check_not_negative(batch)
-                counted = gathered.number(plain(batch).max() + 1) if batch.shape[0] else None
-        edges = _edges(fields, batch, cell)
-        in_order = None
-        if checks.looks_at_values():
-            keys = (batch, *([edges["edge_index"][1]] if edges else ()))
-            in_order = gathered.number(torch.stack([(key[1:] >= key[:-1]).all() for key in keys]).all())
-    if count is None:
-        count = 0 if counted is None else counted.value
-    structures = Structures(numbers, pos, batch, count, None, cell, _periodic(fields.get("pbc"), count), **edges)
-    return structures if in_order is not None and in_order.value else _sorted(structures)
+            _check_not_negative(batch)
+            counted = gathered.number(plain(batch).max() + 1) if batch.shape[0] else None
+    edges = _edges(fields, batch, cell)
+    if checks.looks_at_values():
+        keys = (batch, *([edges["edge_index"][1]] if edges else ()))
+        in_order = gathered.number(torch.stack([(key[1:] >= key[:-1]).all() for key in keys]).all())
+    return Structures(numbers, pos, batch, count or 0, None, cell, fields.get("pbc"), **edges), counted, in_order
 
 
 def _sorted(given: Structures) -> Structures:
@@ -250,7 +261,7 @@ def _edges(fields: dict[str, Tensor], batch: Int[Tensor, " atoms"], cell: Tensor
     return found
 
 
-def _check_cell(cell: Float[Tensor, "structures 3 3"], with_volume: bool) -> None:
+def _check_values(cell: Float[Tensor, "structures 3 3"], with_volume: bool) -> None:
     """ValueError unless cells are finite and, if it is wanted, have a volume."""
     checks.check_finite("cell", cell, "structure")
     if with_volume and checks.looks_at_values():
@@ -267,11 +278,10 @@ def volumes(cell: Float[Tensor, "structures 3 3"]) -> Float[Tensor, " structures
     return (a * torch.linalg.cross(b, c)).sum(-1).abs()
 
 
-def _periodic(pbc: Tensor | None, count: int) -> Bool[Tensor, "structures 3"] | None:
+def _of_structures(pbc: Tensor | None, count: int) -> Bool[Tensor, "structures 3"] | None:
     """From (structures, 3), (3,) or () for all; (3·structures,), as PyG puts vectors together, is taken apart."""
     if pbc is None:
         return None
-    pbc = checks.as_bool("pbc", pbc)
     if pbc.ndim == 1 and pbc.shape[0] == 3 * count:
         pbc = pbc.unflatten(0, (count, 3))
     if pbc.ndim < 2 and pbc.shape in ((), (3,)):

@@ -179,7 +179,7 @@ class Equiformer(nn.Module):
 
         self.point_features = PointFeatures(dim_in, num_tokens, num_positions, embedding_grad_frac)
         self.edge_features = EdgeFeatures(num_edge_tokens, edge_dim or 0, num_adj_degrees_embed, adj_dim)
-        self.edge_frames = EdgeFrames(max(num_degrees, input_degrees) - 1)
+        self.edge_frame = EdgeFrames(max(num_degrees, input_degrees) - 1)
         self.envelope = Envelope(6)
         self.radial = RadialNetwork(self.edge_features.width, radial_hidden_dim)
         edge_map = {
@@ -353,7 +353,7 @@ class Equiformer(nn.Module):
     def _graph(self, edges: Edges, layout: Layout) -> EdgeGraph:
         """What the layers need to know of each edge."""
         with torch.autocast(edges.vectors.device.type, enabled=False):
-            distance, rotation = self.edge_frames(edges.vectors)
+            distance, rotation = self.edge_frame(edges.vectors)
             within = self.envelope(distance, self.valid_radius).to(self.dtype)
         count = layout.structure.shape[0]
         table = Table.from_groups(edges.receivers, count, edges.most)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from equiformer_pytorch.layers.gate import Gate
 
 from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.fiber import Fiber, join
-from equiformer_pytorch.layers.gate import Gate
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.testing import assert_equivariant

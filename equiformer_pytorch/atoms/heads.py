@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
+from equiformer_pytorch.base.checks import looks_at_values, require
 from equiformer_pytorch.base.constants import ExactConstants
-
-HEAVIEST = 118
+from equiformer_pytorch.base.potential import HEAVIEST
+from equiformer_pytorch.base.tracing import plain
 
 
 class Head(nn.Module):
@@ -72,13 +73,20 @@ class AtomicEnergies(ExactConstants):
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
     def index(self, atomic_numbers: Int[Tensor, " atoms"]) -> Int[Tensor, " atoms"]:
-        """Place of each atom's species; ValueError for others."""
-        known = atomic_numbers.clamp(0, HEAVIEST) == atomic_numbers
-        index = torch.where(known, self.index_of[atomic_numbers.clamp(0, HEAVIEST)], -1)
-        if bool((index < 0).any()):
-            unknown = sorted(set(atomic_numbers[index < 0].tolist()))
-            raise ValueError(f"atomic_numbers has {unknown}, the potential knows species {self.species}")
-        return index
+        """Place of each atom's species, −1 for others."""
+        inside = atomic_numbers.clamp(0, HEAVIEST)
+        return torch.where(inside == atomic_numbers, self.index_of[inside], -1)
+
+    def check(self, atomic_numbers: Int[Tensor, " atoms"]) -> None:
+        """ValueError unless all are of the species."""
+        index = self.index(atomic_numbers)
+
+        def error() -> ValueError:
+            unknown = sorted(set(plain(atomic_numbers)[plain(index) < 0].tolist()))
+            return ValueError(f"atomic_numbers has {unknown}, the potential knows species {self.species}")
+
+        if looks_at_values():
+            require((index >= 0).all(), error)
 
     def forward(self, x: Float[Tensor, " atoms"], index: Int[Tensor, " atoms"]) -> Float64[Tensor, " atoms"]:
         return self.references[index] + self.scale * x.double()
@@ -88,7 +96,7 @@ class AtomicEnergies(ExactConstants):
         of the force components."""
         compositions, energies, squares, components = [], [], 0.0, 0
         for structure in structures:
-            self.index(structure["atomic_numbers"].to(self.index_of.device))
+            self.check(structure["atomic_numbers"].to(self.index_of.device))
             compositions.append(structure["atomic_numbers"])
             energies.append(float(structure["energy"]))
             if "forces" in structure:

@@ -187,11 +187,11 @@ def is_integer(tensor: Tensor) -> bool:
 def check_tokens(name: str, tokens: Tensor, count: int) -> Tensor:
     """The tokens as int64; ValueError unless they lie in 0 … count − 1."""
     tokens = tokens.long()
-    _check_within(name, tokens, count)
+    check_within(name, tokens, count)
     return tokens
 
 
-def _check_within(name: str, index: Int[Tensor, ...], count: int, of: str = "") -> None:
+def check_within(name: str, index: Int[Tensor, ...], count: int, of: str = "") -> None:
     """ValueError unless all lie in 0 … count − 1; `of` says in words what they are to index."""
 
     def error() -> ValueError:
@@ -261,7 +261,7 @@ def check_batch(batch: object, points: int, structures: int | None) -> tuple[Int
     index = check_integers("batch", batch, (points,), "(points,)")
     if structures is None:
         structures = number_from_data(plain(index).max()) + 1 if points else 0
-    _check_within("batch", index, structures)
+    check_within("batch", index, structures)
     return index, structures
 
 
@@ -277,7 +277,7 @@ def check_cell(cell: object) -> Float[Tensor, "structures 3 3"]:
 
 def check_range(edge_index: Int[Tensor, "two edges"], points: int) -> None:
     """ValueError unless all are indices of points."""
-    _check_within("edge_index", edge_index, points, f" for {points} points")
+    check_within("edge_index", edge_index, points, f" for {points} points")
 
 
 def check_offsets(offsets: object, edges: int) -> Tensor:
@@ -312,8 +312,8 @@ def check_edges(
     def loop() -> ValueError:
         point = int(name[plain(senders)[plain(itself)][0]])
         return ValueError(
-            f"edge_index must not have edges from a point to itself (attend_self does that, and an image of the point "
-            f"has a cell offset), got one of point {point}"
+            f"edge_index must not have edges from a point to itself (an image of the point has a cell offset, and"
+            f" attend_self of Equiformer needs none), got one of point {point}"
         )
 
     def between() -> ValueError:

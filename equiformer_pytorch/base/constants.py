@@ -37,7 +37,7 @@ class ExactConstants(nn.Module):
         with torch.device("cpu"):
             return build(*given).to(device)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ExactConstants:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
         exact = dict(self.named_buffers())
         super()._apply(fn, recurse)
         for name, moved in list(self.named_buffers()):

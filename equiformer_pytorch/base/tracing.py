@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
@@ -41,6 +44,19 @@ def plain(x: Tensor) -> Tensor:
     return x.detach()
 
 
+@contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Within, no transform of ``torch.func`` is at work: what is computed from :func:`plain` values stays plain."""
+    layers = []
+    try:
+        while _functorch.peek_interpreter_stack() is not None:
+            layers.append(_functorch.pop_dynamic_layer_stack())
+        yield
+    finally:
+        while layers:
+            _functorch.push_dynamic_layer_stack(layers.pop())
+
+
 def is_mapped(x: Tensor) -> bool:
     """Whether ``torch.vmap`` hides a dimension of it, so that it has no one value."""
     while _functorch.is_functorch_wrapped_tensor(x):
@@ -48,3 +64,19 @@ def is_mapped(x: Tensor) -> bool:
             return True
         x = _functorch.get_unwrapped(x)
     return False
+
+
+@contextmanager
+def lasting_tensors() -> Iterator[None]:
+    """Within, also where the caller is in inference mode, tensors are ordinary ones: they can be differentiated, and
+    used when that mode is over. Gradients are recorded as outside."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def lasting(x: Tensor) -> Tensor:
+    """A tensor that can be differentiated: one that was made in inference mode is copied."""
+    return x.clone() if x.is_inference() else x

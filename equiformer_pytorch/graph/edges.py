@@ -36,8 +36,8 @@ class Slots(NamedTuple):
     envelope: Float[Tensor, "receivers slots 1"]
     log_envelope: Float[Tensor, "receivers slots 1"]
     """Slots of weight zero lie below any logit, but finitely: a row without neighbours must not become NaN."""
-    share: Float[Tensor, "receivers slots 1"]
-    """Weight in the mean of a receiver's logits: u / (Σ u + 0.01)."""
+    minus_share: Float[Tensor, "receivers slots 1"]
+    """Minus the weight in the mean of a receiver's logits: −u / (Σ u + 0.01)."""
 
     @classmethod
     def of(cls, table: Table, envelope: Float[Tensor, " edges"], attend_self: bool) -> Slots:
@@ -49,7 +49,7 @@ class Slots(NamedTuple):
             u = F.pad(u, (0, 0, 1, 0), value=1.0)
         finfo = torch.finfo(u.dtype)
         log = u.clamp(min=finfo.tiny).log().masked_fill(u == 0, finfo.min / 2)
-        return cls(u, log, u / (u.sum(1, keepdim=True) + 0.01))
+        return cls(u, log, u / (-0.01 - u.sum(1, keepdim=True)))
 
     def cut(self, rows: slice, columns: int) -> Slots:
         """Those of some receivers that have at most so many slots."""

@@ -13,7 +13,7 @@ from equiformer_pytorch.base.tracing import exporting, number_from_data
 
 def group_bounds(group: Int[Tensor, " members"], groups: int) -> Int[Tensor, " groups_and_one"]:
     """Where each group begins among members sorted by group, and where the last one ends."""
-    return torch.searchsorted(group, torch.arange(groups + 1, device=group.device))
+    return torch.searchsorted(group.contiguous(), torch.arange(groups + 1, device=group.device))
 
 
 @dataclass(frozen=True)

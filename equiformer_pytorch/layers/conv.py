@@ -41,7 +41,7 @@ class Conv(nn.Module):
         super().__init__()
         self.channels = max(max(fiber), min(32, 2 * max(fiber)))
         wide = Fiber((self.channels,) * len(fiber))
-        self.degrees, self.degrees_out, self.width = len(fiber), degrees_out, wide.width
+        self.degrees_out, self.width = degrees_out, wide.width
         self.from_receiver = Linear(fiber, wide, bias=True)
         self.from_sender = Linear(fiber, wide)
         self.so2 = SO2Linear(
@@ -57,12 +57,12 @@ class Conv(nn.Module):
 
     def forward(
         self,
-        sender: Float[Tensor, "points wide"],
-        receiver: Float[Tensor, "receivers wide"],
+        sender: Float[Tensor, "points components channels"],
+        receiver: Float[Tensor, "receivers components channels"],
         graph: EdgeGraph,
         matrices: Sequence[Tensor],
     ) -> tuple[Float[Tensor, "edges invariants"], Float[Tensor, "edges rows channels"]]:
         """What :meth:`SO2Linear.forward` gives, from what `from_sender` and `from_receiver` made of the points;
         `matrices` are those of :meth:`SO2Linear.build`."""
-        aligned = gather_rotate(sender, receiver, graph, self.degrees, self.so2.max_order)
+        aligned = gather_rotate(sender, receiver, graph, self.so2.max_order)
         return self.so2(aligned, graph.scalars, matrices)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from equiformer_pytorch.graph.edges import EdgeGraph, Slots
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow, ungrouped
 from equiformer_pytorch.layers.linear import Linear
-from equiformer_pytorch.layers.rearranged import Rearranged
+from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
 from equiformer_pytorch.ops.pieces import cut, over_receivers
 from equiformer_pytorch.ops.rotate import rotate_out
 
 
-class NeighbourEmbedding(nn.Module):
+class NeighbourEmbedding(TakesMatrices):
     r"""Raises input features to the degrees of the model:
 
     .. math:: y_i = A x_i + B\,\frac{\sum_j u_{ij} m_{ij}}{1 + \sum_j u_{ij}},
@@ -44,23 +44,27 @@ class NeighbourEmbedding(nn.Module):
         self.ends = JointProduct(maps, {0: self._padded}) if narrow else JointProducts(maps)
         narrow = is_narrow(message, [fiber_out])
         self.out = JointProduct([self.to_out]) if narrow else JointProducts([self.to_out])
-        self.rearranged = Rearranged(self._parts())
 
-    def _parts(self) -> list:
+    def parts(self) -> list[Part]:
+        """Maps of the ends, of the edges, of the sums."""
         return [(part.build, part.parameters_in_order()) for part in (self.ends, self.conv.so2, self.out)]
 
     def _padded(self, columns: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width_out"]:
         """With zeros for the degrees that the input does not have."""
         return F.pad(columns, (0, self.fiber_out.width - columns.shape[-1]))
 
-    def forward(self, x: Float[Tensor, "points width_in"], graph: EdgeGraph) -> Float[Tensor, "points width_out"]:
-        for_ends, for_edges, for_out = self.rearranged(self._parts())
+    def forward(
+        self, x: Float[Tensor, "points width_in"], graph: EdgeGraph, matrices: Matrices | None = None
+    ) -> Float[Tensor, "points width_out"]:
+        """`matrices` are those of :meth:`parts`."""
+        for_ends, for_edges, for_out = self.own_matrices() if matrices is None else matrices
         if isinstance(self.ends, JointProduct):
-            own, sender, receiver = self.ends(x, for_ends)
+            own, *ends = self.ends(x, for_ends)
+            sender, receiver = (end.unflatten(1, (-1, self.conv.channels)) for end in ends)
         else:
             of_own, *ends = self.ends(self.ends.split(x), for_ends)
             own = self._padded(ungrouped(of_own.groups))
-            sender, receiver = (end.rows().flatten(1) for end in ends)
+            sender, receiver = (end.rows() for end in ends)
 
         def mean(rows: slice, graph: EdgeGraph) -> tuple[Tensor]:
             _, message = self.conv(sender, cut(receiver, rows), graph, for_edges)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProduct, JointProducts, component_degrees, is_narrow, ungrouped
+from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow, ungrouped
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
-from equiformer_pytorch.layers.rearranged import Rearranged
+from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
+from equiformer_pytorch.so3.rows import component_degrees
 
 
 def norm_columns(channels: Sequence[int]) -> Float64[Tensor, "width channels"]:
@@ -26,7 +25,7 @@ def norm_columns(channels: Sequence[int]) -> Float64[Tensor, "width channels"]:
     return found
 
 
-class FeedForward(ExactConstants):
+class FeedForward(TakesMatrices):
     r"""Norm, linear to `mult` times the channels, gate, linear back. The gate is :math:`y_0 = \mathrm{SiLU}(x_0)`,
     :math:`y_l = x_l\,\sigma(g_l)` with gates g that come beside degree 0.
 
@@ -61,23 +60,27 @@ class FeedForward(ExactConstants):
             self.outer = JointProduct([self.project_out])
         else:
             shapes = list(zip(self.fiber_in, self.hidden, (*self.project_out.fiber_out, *[0] * len(fiber)), strict=False))
-            self.inner = JointProducts([self.project_in], {0: sum(self.hidden[1:])}, shapes=shapes)
+            every = (0, sum(self.hidden))
+            self.inner = JointProducts([self.project_in], {0: (self.hidden[0], [every])}, shapes=shapes)
             self.outer = JointProducts([self.project_out], shapes=shapes)
             for index, (low, high) in enumerate(self.inner.groups):
                 self.constant(f"degree_{index}", component_degrees, low, high)
         if include_htype_norms:
             self.constant("of_norm", norm_columns, tuple(fiber))
-        self.rearranged = Rearranged(self._parts())
 
-    def _parts(self) -> list[tuple[Any, Sequence[Tensor]]]:
+    def parts(self) -> list[Part]:
+        """Norm, inner and outer maps."""
         return [
             (self.norm.spread_gain, [self.norm.gain]),
             (self.inner.build, self.inner.parameters_in_order()),
             (self.outer.build, self.outer.parameters_in_order()),
         ]
 
-    def forward(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "points width_out"]:
-        (gain,), for_inner, for_outer = self.rearranged(self._parts())
+    def forward(
+        self, x: Float[Tensor, "points width"], matrices: Matrices | None = None
+    ) -> Float[Tensor, "points width_out"]:
+        """`matrices` are those of :meth:`parts`."""
+        (gain,), for_inner, for_outer = self.own_matrices() if matrices is None else matrices
         x = self.norm(x, gain)
         if self.include_htype_norms:
             x = self._with_norms(x)
@@ -85,11 +88,12 @@ class FeedForward(ExactConstants):
             (hidden,) = self.inner(x, for_inner)
             return self.outer(F.glu(hidden, dim=1), for_outer)[0]
         (hidden,) = self.inner(self.inner.split(x), for_inner)
-        gates = torch.cat((hidden.groups[0][0], hidden.besides), dim=1).sigmoid()
+        gates = hidden.besides.sigmoid()
         gated = []
         for index, (group, (low, high)) in enumerate(zip(hidden.groups, self.inner.groups, strict=True)):
             first, channels = sum(self.hidden[:low]), self.hidden[low]
-            of_degrees = gates[:, first : first + (high - low) * channels].unflatten(1, (-1, channels)).transpose(0, 1)
+            of_degrees = gates if len(hidden.groups) == 1 else gates[:, first : first + (high - low) * channels]
+            of_degrees = of_degrees.unflatten(1, (-1, channels)).transpose(0, 1)
             gated.append(group * of_degrees.index_select(0, self.get_buffer(f"degree_{index}")))
         return ungrouped(self.outer(gated, for_outer)[0].groups)
 

@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear, block_diagonal
-from equiformer_pytorch.so3.rows import degree_index
+from equiformer_pytorch.so3.rows import component_degrees
 
 # Entries of a block-diagonal matrix of all degrees up to which it is one product; beyond, zeros cost too much.
-NARROW = 2**18
+NARROW = 2**15
 
 Arrange = Callable[[Tensor], Tensor]
 """Of the columns of a map, for all degrees and orders: repeated, moved, spaced out with zeros."""
@@ -26,13 +27,14 @@ def is_narrow(fiber_in: Fiber, fibers_out: Sequence[Fiber]) -> bool:
     return fiber_in.width * sum(fiber.width for fiber in fibers_out) <= NARROW
 
 
-class _Maps(nn.Module):
+class _Maps(ExactConstants):
     """Has no parameters of its own: :meth:`build` takes those of the maps, for :class:`~.rearranged.Rearranged`."""
 
     def __init__(self, maps: Sequence[Linear | nn.Linear]) -> None:
         super().__init__()
         self.maps = tuple(maps)  # they belong to the layer that owns this
         self.fiber_in = next(linear.fiber_in for linear in maps if isinstance(linear, Linear))
+        self.has_bias = any(linear.bias is not None for linear in maps)
         self.fibers = [Fiber((m.out_features,)) if isinstance(m, nn.Linear) else m.fiber_out for m in maps]
 
     def parameters_in_order(self) -> list[Tensor]:
@@ -68,14 +70,14 @@ class JointProduct(_Maps):
         self.widths = [self._arranged(place, columns).shape[1] for place, columns in enumerate(blank)]
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """The joint matrix and the joint bias."""
+        """The joint matrix and, where a map has a bias, the joint bias."""
         columns = []
         for place, (weights, bias) in enumerate(self._weights(parameters)):
             matrix = block_diagonal(weights, self.fiber_in.width)
             both = torch.cat((matrix, F.pad(bias, (0, self.fibers[place].width - len(bias)))[None]))
             columns.append(self._arranged(place, both))
         joint = torch.cat(columns, dim=1)
-        return [joint[:-1], joint[-1]]
+        return [joint[:-1], joint[-1]] if self.has_bias else [joint[:-1]]
 
     def _arranged(self, place: int, columns: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
         return self.arrange[place](columns) if place in self.arrange else columns
@@ -84,8 +86,9 @@ class JointProduct(_Maps):
         self, x: Float[Tensor, "points width_in"], matrices: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "points arranged"], ...]:
         """The maps of x with the matrices of :meth:`build`."""
-        matrix, bias = matrices
-        return torch.addmm(bias, x, matrix).split(self.widths, dim=1)
+        matrix, *bias = matrices
+        joint = torch.addmm(bias[0], x, matrix) if bias else x @ matrix
+        return joint.split(self.widths, dim=1) if len(self.widths) > 1 else (joint,)
 
 
 class Mapped(NamedTuple):
@@ -108,42 +111,49 @@ class JointProducts(_Maps):
 
     Args:
         maps: what is applied; an ``nn.Linear`` is a map of degree 0.
-        besides: how many of the last channels of degree 0 of a map come beside its degrees, by place.
+        besides: for some maps, by place, how many channels of degree 0 are the map's own, and which ranges of channels
+            come beside its degrees; an ``nn.Linear`` comes so as a whole.
         shapes: of each degree, equal where degrees may share a product; by default their channels.
     """
 
     def __init__(
         self,
         maps: Sequence[Linear | nn.Linear],
-        besides: Mapping[int, int] | None = None,
+        besides: Mapping[int, tuple[int, Sequence[tuple[int, int]]]] | None = None,
         *,
         shapes: Sequence[object] | None = None,
     ) -> None:
         super().__init__(maps)
-        self.besides = [
-            fiber[0] if isinstance(m, nn.Linear) else (besides or {}).get(place, 0)
-            for place, (m, fiber) in enumerate(zip(maps, self.fibers, strict=True))
-        ]
+        self.kept, self.ranges = [], []
+        for place, (linear, fiber) in enumerate(zip(maps, self.fibers, strict=True)):
+            whole = (0, [(0, fiber[0])]) if isinstance(linear, nn.Linear) else (fiber[0], [])
+            kept, ranges = (besides or {}).get(place, whole)
+            self.kept.append(kept)
+            self.ranges.append(list(ranges))
+        self.besides = [sum(end - first for first, end in ranges) for ranges in self.ranges]
         channels = [(c, [self._channels(k, degree) for k in range(len(maps))]) for degree, c in enumerate(self.fiber_in)]
         self.groups = groups_of(channels if shapes is None else shapes)
+        for index, (low, high) in enumerate(self.groups):
+            self.constant(f"degree_{index}", component_degrees, low, high)
         self.group_sizes = [sum(self.fiber_in.sizes[low:high]) for low, high in self.groups]
 
     def _channels(self, place: int, degree: int) -> int:
         """Channels of a degree that are not besides."""
         fiber = self.fibers[place]
-        return 0 if degree >= len(fiber) else fiber[degree] - (self.besides[place] if degree == 0 else 0)
+        return 0 if degree >= len(fiber) else self.kept[place] if degree == 0 else fiber[degree]
 
     def _widths(self, low: int) -> list[int]:
         return [self._channels(place, low) for place in range(len(self.maps))]
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Matrix of what comes besides, its bias, bias of the first group, and for each group one matrix for each of
-        its components."""
+        """Matrix and bias of what comes besides, if anything does, bias of the first group, and for each group one
+        matrix for each of its degrees."""
         given = self._weights(parameters)
-        kept = [self.fibers[k][0] - self.besides[k] for k in range(len(given))]
-        beside = torch.cat([weights[0][:, k:] for (weights, _), k in zip(given, kept, strict=True)], dim=1)
-        beside_bias = torch.cat([bias[k:] for (_, bias), k in zip(given, kept, strict=True)])
-        bias = torch.cat([bias[:k] for (_, bias), k in zip(given, kept, strict=True)])
+        beside, beside_bias = [], []
+        for (weights, of_map), ranges in zip(given, self.ranges, strict=True):
+            beside += [weights[0][:, first:end] for first, end in ranges]
+            beside_bias += [of_map[first:end] for first, end in ranges]
+        bias = torch.cat([of_map[:kept] for (_, of_map), kept in zip(given, self.kept, strict=True)])
         matrices = []
         for low, high in self.groups:
             of_degrees = []
@@ -154,16 +164,14 @@ class JointProducts(_Maps):
                     if self._channels(place, degree)
                 ]
                 of_degrees.append(torch.cat(parts, dim=1) if parts else given[0][0][0].new_zeros(self.fiber_in[degree], 0))
-            orders = [2 * degree + 1 for degree in range(low, high)]
-            matrices.append(
-                torch.cat([m.expand(count, -1, -1) for m, count in zip(of_degrees, orders, strict=True)])
-            )
-        first = matrices[0].shape[0]
-        return [beside, beside_bias, F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, first - 1)), *matrices]
+            matrices.append(torch.stack(of_degrees))
+        components = self.groups[0][1] ** 2
+        bias = F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, components - 1))
+        return [*([torch.cat(beside, dim=1), torch.cat(beside_bias)] if beside else []), bias, *matrices]
 
     def split(self, x: Float[Tensor, "points width_in"]) -> list[Float[Tensor, "components points channels"]]:
         """A view of each group."""
-        parts = x.split(self.group_sizes, dim=1)
+        parts = x.split(self.group_sizes, dim=1) if len(self.groups) > 1 else (x,)
         return [
             part.unflatten(1, (-1, self.fiber_in[low])).transpose(0, 1)
             for part, (low, _) in zip(parts, self.groups, strict=True)
@@ -173,24 +181,30 @@ class JointProducts(_Maps):
         self, groups: Sequence[Float[Tensor, "components points channels"]], matrices: Sequence[Tensor]
     ) -> list[Mapped]:
         """The maps of the groups of a feature, with the matrices of :meth:`build`."""
-        beside_matrix, beside_bias, bias, *products = matrices
-        invariants = groups[0][0]
-        besides = (
-            torch.addmm(beside_bias, invariants, beside_matrix)
-            if sum(self.besides)
-            else invariants[:, :0]
-        ).split(self.besides, dim=1)
+        invariants, besides = groups[0][0], iter(())
+        if sum(self.besides):
+            matrix, beside_bias, *matrices = matrices
+            besides = iter(_split(torch.addmm(beside_bias, invariants, matrix), self.besides, 1))
+        bias, *products = matrices
+        none = invariants[:, :0]
         found: list[list[Tensor]] = [[] for _ in self.maps]
         for index, (group, matrix, (low, _)) in enumerate(zip(groups, products, self.groups, strict=True)):
             widths = self._widths(low)
             if not sum(widths):
                 continue
-            mapped = torch.baddbmm(bias, group, matrix) if index == 0 else torch.bmm(group, matrix)
-            parts = mapped.split(widths, dim=2) if len(widths) > 1 else (mapped,)
-            for place, part in enumerate(parts):
-                if widths[place]:
-                    found[place].append(part)
-        return [Mapped(of_map, extra) for of_map, extra in zip(found, besides, strict=True)]
+            matrix = matrix.index_select(0, self.get_buffer(f"degree_{index}"))
+            mapped = torch.baddbmm(bias, group, matrix) if index == 0 and self.has_bias else torch.bmm(group, matrix)
+            parts = iter(_split(mapped, widths, 2))
+            for of_map, width in zip(found, widths, strict=True):
+                if width:
+                    of_map.append(next(parts))
+        return [Mapped(of_map, next(besides) if k else none) for of_map, k in zip(found, self.besides, strict=True)]
+
+
+def _split(x: Tensor, widths: Sequence[int], dim: int) -> Sequence[Tensor]:
+    """The parts that have a width."""
+    widths = [width for width in widths if width]
+    return x.split(widths, dim=dim) if len(widths) > 1 else (x,)
 
 
 def groups_of(shapes: Sequence[object]) -> list[tuple[int, int]]:
@@ -202,11 +216,6 @@ def groups_of(shapes: Sequence[object]) -> list[tuple[int, int]]:
         else:
             groups.append([degree, degree + 1])
     return [(low, high) for low, high in groups]
-
-
-def component_degrees(low: int, high: int) -> Int[Tensor, " components"]:
-    """Of each component of the degrees ``low … high − 1`` its degree, counted from the first."""
-    return torch.tensor([degree - low for degree in degree_index(high - 1)[low**2 :]])
 
 
 def ungrouped(groups: Sequence[Float[Tensor, "components points channels"]]) -> Float[Tensor, "points width"]:

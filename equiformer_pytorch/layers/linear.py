@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.layers.fiber import Fiber, join
 
+
 class Linear(nn.Module):
     r""":math:`y_l = x_l W_l` for every degree, and a bias for degree 0, the only degree that may have one.
 

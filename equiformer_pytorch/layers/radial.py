@@ -69,8 +69,8 @@ class RadialNetwork(ExactConstants):
     ) -> Float[Tensor, "edges hidden"]:
         log_distance = distance.log1p()[:, None]
         # Half the square of (log d − centre) / width; clamped, since denormal numbers would slow every product down.
-        scaled = torch.add(self.cast("centres", distance.dtype), log_distance, alpha=self.per_width)
-        gaussians = scaled.square().clamp(max=40).neg().exp()
+        scaled: Tensor = torch.add(self.cast("centres", distance.dtype), log_distance, alpha=self.per_width)
+        gaussians = scaled.square().neg().clamp(min=-40).exp()
         dtype = self.first.weight.dtype
         inputs = [gaussians.to(dtype), log_distance.to(dtype)]
         if features is not None:

@@ -39,11 +39,8 @@ def _recurrence(
     """Both streams after all blocks."""
     x1 = x2 = x
     for attention, feed_forward in blocks:
-        y, layer_weights = attention(x2, graph)
-        x1 = x1 + y
+        x1 = x1 + attention(x2, graph, weights=weights)
         x2 = x2 + feed_forward(x1)
-        if weights is not None:
-            weights.append(layer_weights)
     return x1, x2
 
 
@@ -91,7 +88,7 @@ class _Reversible(torch.autograd.Function):
                 y2 = y2 - g.detach()
                 with torch.enable_grad():
                     inner = y2.requires_grad_()
-                    f, _ = functional_call(attention, for_attention, (inner, graph))
+                    f = functional_call(attention, for_attention, (inner, graph))
                 dy2 = dy2 + _pull_back(f, dy1, inner, [*edge_leaves, *for_attention.values()], sums)
                 y2 = y2.detach()
                 y1 = y1 - f.detach()

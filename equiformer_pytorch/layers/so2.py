@@ -87,7 +87,9 @@ class SO2Linear(nn.Module):
             row, column = row + signs * rows, column + columns
         if self.gated:
             blocks.append(Block((0, first), (column, 2 * column)))
-        besides = self.invariants - self.gates * self.gated
+        # Where gates are applied later, with those of degree 0, which are its own channels, before the others.
+        spread = self.channels_out if self.gates else 0
+        besides = self.invariants - self.gates if self.gated else self.invariants + spread
         if besides:
             blocks.append(Block((0, first), (0, besides), target=1))
         targets = ((1 + self.gated) * column, *((besides,) if besides else ()))
@@ -101,10 +103,14 @@ class SO2Linear(nn.Module):
         first, *others = [real_matrix(weight, m) for m, weight in enumerate(weights)]
         besides, message = first[:, : self.invariants], first[:, self.invariants :]
         matrices = [message, *others]
-        if self.gated:
+        if self.gates:
             besides, gates = besides.split([self.invariants - self.gates, self.gates], dim=1)
-            of_degrees = torch.cat((message[:, : self.channels_out], gates), dim=1).split(self.channels_out, dim=1)
-            matrices.append(torch.cat([of_degrees[degree] for degree in self.row_degrees], dim=1))
+            gates = torch.cat((message[:, : self.channels_out], gates), dim=1)
+            if self.gated:
+                of_degrees = gates.split(self.channels_out, dim=1)
+                matrices.append(torch.cat([of_degrees[degree] for degree in self.row_degrees], dim=1))
+            else:
+                besides = torch.cat((besides, gates), dim=1)
         if besides.shape[1]:
             matrices.append(besides)
         return [torch.cat(scales), torch.cat(biases), *matrices]
@@ -115,8 +121,9 @@ class SO2Linear(nn.Module):
         scalars: Float[Tensor, "edges radial_dim"],
         matrices: Sequence[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "edges invariants"], Float[Tensor, "edges rows_out channels_out"]]:
-        """Takes what ``gather_rotate`` gives; returns the invariants (without gates, where the message is gated), and
-        what ``rotate_out`` takes. `matrices` are those of :meth:`build`."""
+        """Takes what ``gather_rotate`` gives; returns the invariants, and what ``rotate_out`` takes. Where the message is
+        gated there are no gates among the invariants, else one for each channel of all degrees, 0 included.
+        `matrices` are those of :meth:`build`."""
         scale, bias, *blocks = self.build(self.parameters_in_order()) if matrices is None else matrices
         message, *besides = so2_product(x.flatten(1), F.linear(scalars, scale, bias), blocks, (), self.plan)
         message = F.glu(message, dim=1) if self.gated else message

@@ -27,11 +27,12 @@ from equiformer_pytorch.layers.blocks import ReversibleBlocks, SequentialBlocks
 from equiformer_pytorch.layers.embedding import NeighbourEmbedding
 from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.fiber import Fiber
+from equiformer_pytorch.layers.joint import JointProduct
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
-from equiformer_pytorch.layers.joint import JointProduct
 from equiformer_pytorch.layers.radial import Envelope, RadialNetwork
-from equiformer_pytorch.layers.rearranged import Rearranged
+from equiformer_pytorch.layers.rearranged import Part, Rearranged
+from equiformer_pytorch.legacy.modules import adopt, arguments_of_equiformer, is_old
 
 __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", "Return"]
 
@@ -178,7 +179,7 @@ class Equiformer(nn.Module):
 
         self.point_features = PointFeatures(dim_in, num_tokens, num_positions, embedding_grad_frac)
         self.edge_features = EdgeFeatures(num_edge_tokens, edge_dim or 0, num_adj_degrees_embed, adj_dim)
-        self.edge_frames = EdgeFrames(max(num_degrees, input_degrees) - 1)
+        self.edge_frame = EdgeFrames(max(num_degrees, input_degrees) - 1)
         self.envelope = Envelope(6)
         self.radial = RadialNetwork(self.edge_features.width, radial_hidden_dim)
         edge_map = {
@@ -227,13 +228,20 @@ class Equiformer(nn.Module):
                 if linear_out
                 else FeedForward(dim_out, self.fiber_out, init_out_zero=False)
             )
-        # The norm and a linear map that follows it take their matrices together, as layers do.
         self.last = JointProduct([self.to_out]) if isinstance(self.to_out, Linear) else None
-        self.rearranged = Rearranged(self._last_parts())
+        self.rearranged = Rearranged(self._parts())
 
-    def _last_parts(self) -> list[tuple[Any, list[Tensor]]]:
+    def _parts(self) -> list[Part]:
+        """Of the embedding, the layers, the last norm and a linear map that follows it."""
+        last = [] if self.last is None else [(self.last.build, self.last.parameters_in_order())]
         of_norm = (self.norm.spread_gain, [self.norm.gain])
-        return [of_norm] if self.last is None else [of_norm, (self.last.build, self.last.parameters_in_order())]
+        return [*self.embed.parts(), *self.layers.parts(), of_norm, *last]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if is_old(state, "rearranged"):
+            adopt(self, state, arguments_of_equiformer(state))
+        else:
+            super().__setstate__(state)
 
     @property
     def device(self) -> torch.device:
@@ -310,10 +318,12 @@ class Equiformer(nn.Module):
         else:
             graph = self._graph(flat.edges(coordinates, layout, rules, embed, self.dtype), layout)
 
-        x = self.embed(x, graph)
+        matrices = iter(self.rearranged(self._parts()))
+        x = self.embed(x, graph, [next(matrices) for _ in self.embed.parts()])
         weights: list[list[Tensor]] | None = [] if return_attn else None
-        (gain,), *for_last = self.rearranged(self._last_parts())
-        x = self.norm(self.layers(x, graph, weights), gain)
+        x = self.layers(x, graph, [next(matrices) for _ in self.layers.parts()], weights)
+        (gain,), *for_last = matrices
+        x = self.norm(x, gain)
         if self.last is not None:
             (x,) = self.last(x, for_last[0])
         elif self.to_out is not None:
@@ -343,7 +353,7 @@ class Equiformer(nn.Module):
     def _graph(self, edges: Edges, layout: Layout) -> EdgeGraph:
         """What the layers need to know of each edge."""
         with torch.autocast(edges.vectors.device.type, enabled=False):
-            distance, rotation = self.edge_frames(edges.vectors)
+            distance, rotation = self.edge_frame(edges.vectors)
             within = self.envelope(distance, self.valid_radius).to(self.dtype)
         count = layout.structure.shape[0]
         table = Table.from_groups(edges.receivers, count, edges.most)

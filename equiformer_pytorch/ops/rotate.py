@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.graph.frames import Rotation, block_rows
 from equiformer_pytorch.ops.dispatch import operation
+from equiformer_pytorch.ops.recompute import product_in_pieces
 
 
 @operation
 def gather_rotate(
-    sender: Float[Tensor, "points components_channels"],
-    receiver: Float[Tensor, "receivers components_channels"],
+    sender: Float[Tensor, "points components channels"],
+    receiver: Float[Tensor, "receivers components channels"],
     graph: EdgeGraph,
-    degrees: int,
     max_order: int,
 ) -> Float[Tensor, "edges rows channels"]:
     r""":math:`D_{ij}\,(b_j + a_i)`: a feature of the sender and one of the receiver, added and turned into the frame.
 
     Args:
-        sender, receiver: of so many `degrees`, degree-major, all with the same number of channels.
+        sender, receiver: degree-major.
         max_order: the rows wanted, order-major as in :func:`~equiformer_pytorch.so3.rows.order_major_rows`.
     """
     gathered = sender.index_select(0, graph.senders)
@@ -30,7 +31,7 @@ def gather_rotate(
         ends = (graph.table.spread(gathered) + receiver[:, None]).flatten(0, 1)
     else:
         ends = gathered + receiver.index_select(0, graph.receivers)
-    return rotate_in(ends.unflatten(1, (degrees**2, -1)), graph.rotation, max_order)
+    return rotate_in(ends, graph.rotation, max_order)
 
 
 @operation
@@ -73,6 +74,68 @@ def rotate_out(
         held[b].append(piece)
     turned = [torch.bmm(block.mT, torch.cat(parts, dim=1)) for block, parts in zip(blocks, held, strict=True)]
     return torch.cat(turned, dim=1)
+
+
+@operation
+def join_rotate(
+    x: Float[Tensor, "points components channels"], graph: EdgeGraph
+) -> Float[Tensor, "edges rows two_channels"]:
+    r""":math:`D_{ij}\,[x_j, x_i]`: the features of sender and receiver side by side, in the frame; in pieces that stay in
+    the cache, of which nothing is kept but x and D. For rotations of one block."""
+
+    def joined(rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        return rotation, x.index_select(0, senders), x.index_select(0, receivers)
+
+    ends = *graph.rotation.blocks, graph.senders, graph.receiver_points
+    # Each piece gives a gradient of all points.
+    return product_in_pieces(joined, ends, (x,), x.shape[1] * x.shape[2], 2 * x.shape[0])
+
+
+@operation
+def weigh_rotate(
+    x: Float[Tensor, "points components channels"],
+    radial: Float[Tensor, "edges hidden"],
+    weight: Float[Tensor, "weights hidden"],
+    bias: Float[Tensor, " weights"],
+    degree: Int[Tensor, " components"],
+    graph: EdgeGraph,
+) -> Float[Tensor, "edges rows channels"]:
+    r""":math:`D_{ij}\,(w_{ij} ⊙ x_j + v_{ij} ⊙ x_i)` with weights (w, v) = W r + b of each degree and channel, r of the edge;
+    in pieces like :func:`join_rotate`.
+
+    Args:
+        degree: of each component.
+    """
+
+    def weighed(
+        rotation: Tensor, senders: Tensor, receivers: Tensor, radial: Tensor, x: Tensor, *last: Tensor
+    ) -> tuple[Tensor, ...]:
+        weights = F.linear(radial, *last).unflatten(1, (-1, 2 * x.shape[2])).index_select(1, degree)
+        of_sender, of_receiver = weights.chunk(2, dim=2)
+        return rotation, x.index_select(0, senders) * of_sender + x.index_select(0, receivers) * of_receiver
+
+    ends = *graph.rotation.blocks, graph.senders, graph.receiver_points, radial
+    return product_in_pieces(weighed, ends, (x, weight, bias), x.shape[1] * x.shape[2], 2 * x.shape[0])
+
+
+@operation
+def rotate_sum(
+    messages: Float[Tensor, "edges rows heads_channels"],
+    weights: Float[Tensor, "edges heads"],
+    rescaled: Float[Tensor, " rows"],
+    rotation: Float[Tensor, "edges rows components"],
+    graph: EdgeGraph,
+) -> Float[Tensor, "receivers components heads_channels"]:
+    r""":math:`\sum_j D_{ij}^T\,(s ⊙ α_{ij} m_{ij})`: messages turned back, each head times its weight and each row times
+    its factor s, and summed over the edges of each receiver; in pieces like :func:`join_rotate`."""
+
+    def turned_back(rotation: Tensor, message: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        factors = alpha[:, None] * rescaled[:, None]
+        weighted = message.unflatten(2, (alpha.shape[1], -1)) * factors[..., None]
+        return rotation.mT, weighted.flatten(2)
+
+    width = rotation.shape[2] * messages.shape[2]
+    return graph.sum_receivers(product_in_pieces(turned_back, (rotation, messages, weights), (), width))
 
 
 def _rows_of_orders(low: int, high: int, max_order: int) -> list[int]:

@@ -11,21 +11,32 @@ from equiformer_pytorch.ops.dispatch import operation
 
 
 @operation
-def slot_softmax(logits: Float[Tensor, "receivers slots heads"], slots: Slots) -> Float[Tensor, "receivers slots heads"]:
+def slot_softmax(
+    logits: Float[Tensor, "receivers slots heads"], slots: Slots, gates: Float[Tensor, "receivers heads"] | None = None
+) -> tuple[Float[Tensor, "receivers slots heads"], Float[Tensor, "receivers slots heads"]]:
     r"""Attention weights over the slots of each receiver, from logits s and the envelope u of each slot:
 
-    .. math:: \alpha_{ij} = u_{ij}\,\frac{u_{ij}\,e^{t_{ij}}}{\sum_k u_{ik}\,e^{t_{ik}}}, \qquad
+    .. math:: \alpha_{ij} = u_{ij}\,p_{ij}, \quad
+        p_{ij} = \frac{u_{ij}\,e^{t_{ij}}}{\sum_k u_{ik}\,e^{t_{ik}}}, \qquad
         t_{ij} = u_{ij} (s_{ij} - \bar s_i), \quad \bar s_i = \frac{\sum_k u_{ik} s_{ik}}{\sum_k u_{ik} + 0.01}.
 
     The envelope enters three times: inside, so that a neighbour leaves the sum smoothly; outside, so that an only
     neighbour does too; and on the logits, so that a favoured neighbour loses its advantage on the way out. Without
     that, one with s larger by 40 would dominate until u reaches exp(−40), and forces would spike there. Well inside
     the radius u is one and this is the plain softmax. Empty slots weigh nothing, also where a point has no others.
+
+    Args:
+        gates: γ of each head, if heads have one.
+
+    Returns:
+        γ α, and p.
     """
     logits = logits.to(slots.envelope.dtype)  # half-precision logits of autocast: slots are in that of the weights
     with torch.autocast(logits.device.type, enabled=False):
-        mean = torch.bmm(slots.share.mT, logits)
-        return torch.addcmul(slots.log_envelope, logits - mean, slots.envelope).softmax(1) * slots.envelope
+        centred = logits + torch.bmm(slots.minus_share.mT, logits)
+        shares = torch.addcmul(slots.log_envelope, centred, slots.envelope).softmax(1)
+        factor = slots.envelope if gates is None else torch.bmm(slots.envelope, gates[:, None].to(logits.dtype))
+        return shares * factor, shares
 
 
 @operation

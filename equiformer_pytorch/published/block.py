@@ -5,9 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.published.attention import GraphAttention
 from equiformer_pytorch.published.drop import EquivariantDropout, GraphDropPath
-from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.published.feedforward import FeedForward
 
 

@@ -11,24 +11,25 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.layers.radial import Envelope, evenly_spaced
+
+__all__ = ["Envelope", "GaussianSmearing", "RadialNetwork", "element_embeddings"]
 
 
 class GaussianSmearing(ExactConstants):
     r"""Gaussians :math:`\exp(-(d-\mu_k)^2 / 2\sigma^2)` with centres equally spaced on [0, `cutoff`] and σ twice their
     spacing (EquiformerV2, appendix D)."""
 
-    centres: Tensor
-
     def __init__(self, cutoff: float, count: int) -> None:
         super().__init__()
         if count < 2:
             raise ValueError(f"the radial basis needs at least two Gaussians, got {count}")
         self.count = count
-        self.register_buffer("centres", torch.linspace(0, cutoff, count, dtype=torch.float64), persistent=False)
+        self.constant("centres", evenly_spaced, 0.0, cutoff, count)
         self.width = 2 * cutoff / (count - 1)
 
     def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges basis"]:
-        value = (-0.5 * ((distance[:, None] - self.centres.to(distance.dtype)) / self.width).square()).exp()
+        value = (-0.5 * ((distance[:, None] - self.cast("centres", distance.dtype)) / self.width).square()).exp()
         # Numbers below the smallest normal one make matrix products several times slower.
         return torch.where(value < torch.finfo(value.dtype).tiny, 0.0, value)
 

@@ -60,7 +60,7 @@ def test_edges_are_looked_at_while_their_range_is_not_known() -> None:
     def look(points: int) -> None:
         with together():
             checks.check_range(edges, points)
-            checks.check_edges(edges[0], edges[1], None, torch.zeros(points), torch.arange(points))
+            checks.check_edges(edges[0], edges[1], None, torch.zeros(points).long(), torch.arange(points))
 
     with pytest.raises(ValueError, match="edge_index must lie in 0 … 2"):
         look(3)
@@ -85,7 +85,7 @@ def test_switched_off(waits: list[int]) -> None:
         checks.check_range(far, 0)
         checks.check_tokens("tokens", far, 2)
         checks.check_offsets(bad[:2] + 0.5, 2)
-        checks.check_edges(far[0], far[1], None, torch.zeros(3), torch.arange(3))
+        checks.check_edges(far[0], far[1], None, far.new_zeros(3), torch.arange(3))
         checks.check_batch(far[0], 2, 1)
         assert checks.as_bool("mask", torch.full((2,), 2.0)).tolist() == [True, True]
     assert sum(waits) == 0

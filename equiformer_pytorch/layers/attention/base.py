@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,20 +12,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.attention.heads import Heads
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProduct, JointProducts, component_degrees, is_narrow
+from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
-from equiformer_pytorch.layers.rearranged import Rearranged
+from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
 from equiformer_pytorch.ops.pieces import cut, over_receivers
 from equiformer_pytorch.ops.rotate import rotate_out
 from equiformer_pytorch.ops.softmax import slot_softmax
-from equiformer_pytorch.so3.rows import degree_index
+from equiformer_pytorch.so3.rows import component_degrees, degree_index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class AttentionConfig:
     reflection_equivariant: bool
 
 
-class Attention(ExactConstants, ABC):
+class Attention(TakesMatrices):
     r"""Attention of each point over its edges, with heads of its own for every degree,
 
     .. math:: y_i = W \bigoplus_h \gamma_{ih}\, V_h \Bigl(\alpha_{ii}^h m_i + \sum_j \alpha_{ij}^h m_{ij}\Bigr).
@@ -126,21 +125,22 @@ class Attention(ExactConstants, ABC):
             arrange = {places[name]: function for name, function in arrange.items() if name in places}
             self.points = JointProduct(list(maps.values()), arrange)
         else:
-            besides = {places["own"]: self.conv.so2.invariants} if "own" in places else {}
+            end, logits = self.channels + self.conv.so2.invariants, self.channels + self.logit_invariants
+            ranges = [(self.channels, logits), *([(0, self.channels), (logits, end)] if len(self.heads) > 1 else [])]
+            besides = {places["own"]: (self.channels, [r for r in ranges if r[0] < r[1]])} if "own" in places else {}
             self.points = JointProducts(list(maps.values()), besides)
         self.to_points = Heads(self.heads, self.key_heads, self.dim_head, self.channels, self.fiber_out)
         self.constant("component_degree", component_degrees, 0, len(self.heads))
-        self.rearranged = Rearranged(self._parts())
 
-    def _parts(self) -> list[tuple[Any, Sequence[Tensor]]]:
-        parts: list[tuple[Any, Sequence[Tensor]]] = [
+    def parts(self) -> list[Part]:
+        """Norm, maps of the points, of the edges, of the sums, logits."""
+        return [
             (self.norm.spread_gain, [self.norm.gain]),
             (self.points.build, self.points.parameters_in_order()),
             (self.conv.so2.build, self.conv.so2.parameters_in_order()),
             (self.to_points.build, [*self.to_values, *self.to_out]),
             (self.build_logits, self.logit_parameters()),
         ]
-        return parts
 
     @abstractmethod
     def logit_parameters(self) -> list[Tensor]:
@@ -169,11 +169,21 @@ class Attention(ExactConstants, ABC):
         return None
 
     def forward(
-        self, x: Float[Tensor, "points width"], graph: EdgeGraph
-    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
-        """The features to add, and the attention weights per degree, slot 0 being the point itself where it attends
-        to itself."""
-        (gain,), for_points, for_edges, for_heads, for_logits = self.rearranged(self._parts())
+        self,
+        x: Float[Tensor, "points width"],
+        graph: EdgeGraph,
+        matrices: Matrices | None = None,
+        weights: list[list[Float[Tensor, "points heads slots"]]] | None = None,
+    ) -> Float[Tensor, "points width_out"]:
+        """The features to add.
+
+        Args:
+            matrices: those of :meth:`parts`.
+            weights: where given, the attention weights per degree are appended, slot 0 being the point itself where
+                it attends to itself.
+        """
+        matrices = self.own_matrices() if matrices is None else matrices
+        (gain,), for_points, for_edges, for_heads, for_logits = matrices
         normed = self.norm(x, gain)
         of_points = dict(zip(self.map_names, self._of_points(normed, for_points), strict=True))
         own = None if self.to_own is None else self._own(of_points["own"])
@@ -181,24 +191,27 @@ class Attention(ExactConstants, ABC):
         gates = of_points["gates"].sigmoid() if self.to_gates is not None else None
         slots = 0 if graph.slots is None else graph.slots.envelope.shape[1]
 
-        def attend(rows: slice, graph: EdgeGraph) -> tuple[Tensor, Tensor]:
+        def attend(rows: slice, graph: EdgeGraph) -> tuple[Tensor, ...]:
             """Softmax, gates and weighted sums, for some receivers."""
             kept, message = self.conv(of_points["sender"], cut(of_points["receiver"], rows), graph, for_edges)
             message = rotate_out(message, graph.rotation, len(self.heads), self.conv.so2.max_order)
             mine = None if own is None else [cut(part, rows) for part in own]
             messages, invariants = self._messages(kept, message, mine, graph)
             logits = self.logits(messages, invariants, None if query is None else cut(query, rows), for_logits)
-            weights = slot_softmax(logits, graph.slots)
-            gated = weights if gates is None else weights * cut(gates, rows)[:, None]
+            gated, shares = slot_softmax(logits, graph.slots, None if gates is None else cut(gates, rows))
             out = self.to_points(messages, gated.to(messages.dtype), for_heads)
-            weights, empty = weights.detach(), slots - weights.shape[1]
-            return out, F.pad(weights, (0, 0, 0, empty)) if empty else weights
+            if weights is None:
+                return (out,)
+            found = shares.detach() * graph.slots.envelope.detach()
+            return out, F.pad(found, (0, 0, 0, slots - found.shape[1]))
 
-        out, weights = over_receivers(attend, graph, self.conv.width, x.shape[0])
+        out, *found = over_receivers(attend, graph, self.conv.width, x.shape[0])
+        if weights is not None:
+            weights.append(list(found[0].mT.split(list(self.heads), dim=1)))
         if self.linear_attn is not None:
             attended = self.linear_attn(normed[:, : self.scalars], graph) @ self.linear_attn_to_out
             out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
-        return out, list(weights.mT.split(list(self.heads), dim=1))
+        return out
 
     def _gated_columns(self, own: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
         """The columns of `to_own` as invariants for the logits, message, and the gate of each of its components."""
@@ -215,18 +228,19 @@ class Attention(ExactConstants, ABC):
         """What the maps give: of a gated layer tensors as arranged, else one :class:`Mapped` each; the ends of the
         convolution, degree-major, and the gates of the heads are tensors anyway."""
         if isinstance(self.points, JointProduct):
-            return list(self.points(x, matrices))
-        mapped = self.points(self.points.split(x), matrices)
-        plain = {"sender": lambda m: m.rows().flatten(1), "gates": lambda m: m.besides}
-        plain["receiver"] = plain["sender"]
-        return [plain.get(name, lambda m: m)(m) for name, m in zip(self.map_names, mapped, strict=True)]
+            sender, receiver, *others = self.points(x, matrices)
+            return [*(end.unflatten(1, (-1, self.conv.channels)) for end in (sender, receiver)), *others]
+        sender, receiver, *others = self.points(self.points.split(x), matrices)
+        besides = self.map_names.index("gates") - 2 if "gates" in self.map_names else None
+        others = [m.besides if place == besides else m for place, m in enumerate(others)]
+        return [sender.rows(), receiver.rows(), *others]
 
     def _own(self, own: Any) -> list[Tensor]:
         """Of what `to_own` gives: the message of each point to itself (gated, in a gated layer), and invariants."""
         if self.gated:
             invariants, message = own.split([self.logit_invariants, own.shape[1] - self.logit_invariants], dim=1)
-            return [F.glu(message, dim=1), invariants]
-        return [own.rows().flatten(1), own.besides]
+            return [F.glu(message, dim=1).unflatten(1, (-1, self.channels)), invariants]
+        return [own.rows(), own.besides]
 
     def _messages(
         self,
@@ -236,14 +250,20 @@ class Attention(ExactConstants, ABC):
         graph: EdgeGraph,
     ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers slots invariants"]]:
         """What each receiver attends to, itself first, where it does, then its edges; and invariants for the logits."""
-        messages, invariants = graph.spread(message.flatten(1)), graph.spread(invariants)
+        messages, invariants = graph.spread(message), graph.spread(invariants)
         if own is not None:
             messages = torch.cat((own[0][:, None], messages), dim=1)
+        messages = messages.flatten(2)
+        if own is not None:
             none = invariants.shape[-1] == 0
             invariants = messages[..., :0] if none else torch.cat((own[1][:, None], invariants), dim=1)
         if self.gated:
             return messages, invariants
-        kept, gates = invariants.split([self.logit_invariants, invariants.shape[-1] - self.logit_invariants], dim=-1)
-        gates = torch.cat((messages[..., : self.channels], gates), dim=-1).sigmoid().unflatten(-1, (-1, self.channels))
-        spread = gates.index_select(2, self.get_buffer("component_degree"))
-        return messages * spread.flatten(2), kept
+        if len(self.heads) == 1:
+            return F.silu(messages), invariants
+        kept, gates = messages[..., :0], invariants
+        if self.logit_invariants:
+            sizes = [self.logit_invariants, gates.shape[-1] - self.logit_invariants]
+            kept, gates = invariants.split(sizes, dim=-1)
+        gates = gates.sigmoid().unflatten(-1, (-1, self.channels))
+        return messages * gates.index_select(2, self.get_buffer("component_degree")).flatten(2), kept

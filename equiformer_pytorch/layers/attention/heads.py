@@ -11,9 +11,9 @@ from torch import Tensor
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import component_degrees, groups_of, ungrouped
+from equiformer_pytorch.layers.joint import groups_of, ungrouped
 from equiformer_pytorch.layers.linear import block_diagonal
-from equiformer_pytorch.so3.rows import degree_index
+from equiformer_pytorch.so3.rows import component_degrees, degree_index
 
 # Entries of the values of all heads in one matrix, zeros between the degrees, up to which that is one product.
 NARROW = 2**16
@@ -99,7 +99,8 @@ class Heads(ExactConstants):
         pairs = summed.view(summed.shape[0], -1, self.channels).index_select(1, self.pairs)
         sizes = [(high**2 - low**2) * self.heads[low] for low, high in self.groups]
         outputs = []
-        for index, (part, (low, high)) in enumerate(zip(pairs.split(sizes, dim=1), self.groups, strict=True)):
+        parts = pairs.split(sizes, dim=1) if len(sizes) > 1 else (pairs,)
+        for index, (part, (low, high)) in enumerate(zip(parts, self.groups, strict=True)):
             of_heads = torch.bmm(matrices[2 * index], matrices[2 * index + 1]).unflatten(0, (high - low, -1)).flatten(1, 2)
             of_components = of_heads.index_select(0, self.get_buffer(f"degree_{index}"))
             by_component = part.unflatten(1, (-1, self.heads[low])).flatten(2).transpose(0, 1)

@@ -12,19 +12,45 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProducts, component_degrees
+from equiformer_pytorch.layers.joint import JointProducts
 from equiformer_pytorch.layers.linear import Linear
+from equiformer_pytorch.ops.dispatch import traced
+from equiformer_pytorch.so3.rows import component_degrees
 
 
 def logit_scales(heads: Sequence[int], columns: Sequence[int]) -> Float64[Tensor, " heads"]:
-    """Of each head, 1/√(components · channels) of its degree."""
-    scales = [of_degree**-0.5 for of_degree, count in zip(columns, heads, strict=True) for _ in range(count)]
+    """Of each head, 2/√(components · channels) of its degree."""
+    scales = [2 * of_degree**-0.5 for of_degree, count in zip(columns, heads, strict=True) for _ in range(count)]
     return torch.tensor(scales, dtype=torch.float64)
 
 
 def components_of_degrees(low: int, high: int) -> Float64[Tensor, "degrees one components one"]:
     """One where a component belongs to a degree, zero elsewhere."""
     return F.one_hot(component_degrees(low, high), high - low).mT.double()[:, None, :, None]
+
+
+def squared_lengths(
+    messages: Float[Tensor, "receivers slots columns"], weights: Float[Tensor, "columns heads"]
+) -> Float[Tensor, "receivers slots heads"]:
+    """Of the messages, each square times the weight of its column."""
+    if traced() or torch.is_autocast_enabled(messages.device.type):
+        return (messages * messages) @ weights
+    return _SquaredLengths.apply(messages, weights)  # pyright: ignore[reportReturnType]
+
+
+class _SquaredLengths(torch.autograd.Function):
+    """Keeps the messages, which others keep too, not their squares; derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, messages: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(messages, weights)
+        return (messages * messages) @ weights
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor):
+        messages, weights = ctx.saved_tensors
+        of_weights = (messages * messages).flatten(0, 1).mT @ slopes[0].flatten(0, 1)
+        return (slopes[0] @ (2 * weights).mT) * messages, of_weights
 
 
 class L2DistAttention(Attention):
@@ -92,6 +118,6 @@ class L2DistAttention(Attention):
         matrices: Sequence[Tensor],
     ) -> Float[Tensor, "receivers slots heads"]:
         """As in the base class; asks for no invariants."""
-        lengths = (messages * messages) @ matrices[0].square()
-        logits = torch.baddbmm(lengths, messages, query.mT, beta=-1, alpha=2)
+        lengths = squared_lengths(messages, matrices[0].square())
+        logits = torch.baddbmm(lengths, messages, query.mT, beta=-0.5)
         return logits * self.cast("scale", logits.dtype)

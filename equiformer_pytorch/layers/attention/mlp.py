@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equiformer_pytorch.layers.activation import smooth_leaky_relu
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
 
@@ -61,5 +61,4 @@ class MLPAttention(Attention):
         matrices: Sequence[Tensor],
     ) -> Float[Tensor, "receivers slots heads"]:
         """As in the base class; looks at the invariants alone."""
-        # a z + (1 − a) SiLU(z)
-        return torch.lerp(F.silu(invariants), invariants, self.slope) @ matrices[0]
+        return smooth_leaky_relu(invariants, self.slope) @ matrices[0]

@@ -8,11 +8,14 @@ import torch.nn.functional as F
 
 from equiformer_pytorch.layers import joint, so2
 from equiformer_pytorch.layers.attention import heads as heads_module
+from equiformer_pytorch.layers.attention.l2_distance import squared_lengths
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention, _taylor_features
+from equiformer_pytorch.testing import assert_gradients
 from tests.layers.harness import graph_of
 from tests.layers.test_layers import plain_so2
 from tests.models import KINDS, Example, build, example
 from tests.ops.test_softmax import by_slots
+from tests.ops.graphs import normal
 from tests.oracle import matrices_of, turned, turned_back
 
 
@@ -46,7 +49,9 @@ def test_l2_distance_is_invariant_to_the_order_of_neighbours_and_prefers_the_nea
     attention = model.layers.blocks[0][0]
     graph = graph_of(model, example(model))
     x = torch.randn(14, model.dim.width, dtype=torch.float64)
-    _, weights = attention(x, graph)
+    found: list = []
+    attention(x, graph, weights=found)
+    (weights,) = found
     assert all((w.sum(-1) - 1).abs().max() < 1e-9 for w in weights)
     assert any(w.std(-1).max() > 1e-3 for w in weights)
 
@@ -57,7 +62,7 @@ def test_gates_let_a_head_attend_to_nothing(kind):
     sample = example(model)
     attention = model.layers.blocks[0][0]
     caught = []
-    attention.register_forward_hook(lambda _, args, out: caught.append(out[0]))
+    attention.register_forward_hook(lambda _, args, out: caught.append(out))
     with torch.no_grad():
         attention.to_gates.weight.zero_()
         attention.to_gates.bias.fill_(-800)
@@ -70,7 +75,7 @@ def test_gates_let_a_head_attend_to_nothing(kind):
         without = build(**KINDS[kind], depth=1, gate_attn_head_outputs=False)
         kept = {name: value for name, value in model.state_dict().items() if "to_gates" not in name}
         without.load_state_dict(kept)
-        without.layers.blocks[0][0].register_forward_hook(lambda _, args, out: caught.append(out[0]))
+        without.layers.blocks[0][0].register_forward_hook(lambda _, args, out: caught.append(out))
         sample.all_degrees(without)
     torch.testing.assert_close(caught[-1], open_gates)
 
@@ -166,10 +171,37 @@ def test_attention_is_its_formula(monkeypatch, form, mlp, arranged):
     layer = model.layers.blocks[0][0]
     graph = graph_of(model, example(model))
     x = torch.randn(14, model.dim.width, dtype=torch.float64)
-    found, weights = layer(x, graph)
+    given: list = []
+    found = layer(x, graph, weights=given)
+    (weights,) = given
     wanted, of_heads = plain_attention(layer, x, graph, mlp)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-11)
     torch.testing.assert_close(torch.cat(weights, dim=1), torch.stack(of_heads, dim=1), rtol=0, atol=1e-12)
+    layer.rearrange()
+    torch.testing.assert_close(layer(x, graph), wanted, rtol=0, atol=1e-11)
+    matrices = [build(parameters) for build, parameters in layer.parts()]
+    torch.testing.assert_close(layer(x, graph, matrices), wanted, rtol=0, atol=1e-11)
+
+
+def test_squared_lengths():
+    """Each square times the weight of its column, with derivatives of every order."""
+    messages, weights = normal(3, 2, 4), normal(4, 2, seed=1)
+    wanted = torch.einsum("rsc,rsc,ch->rsh", messages, messages, weights)
+    torch.testing.assert_close(squared_lengths(messages, weights), wanted)
+    assert_gradients(squared_lengths, {"messages": messages, "weights": weights})
+    leaf = messages.clone().requires_grad_()
+    loss, kept = squared_lengths(leaf, weights).sin().sum(), []
+    for _ in range(3):
+        (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        loss = slope.square().sum()
+    kept.append(slope)
+    loss = ((leaf * leaf) @ weights).sin().sum()
+    for _ in range(3):
+        (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        loss = slope.square().sum()
+    torch.testing.assert_close(slope, kept[0])
+    per_sample = torch.func.vmap(torch.func.grad(lambda m: squared_lengths(m[None], weights).sum()))(messages)
+    torch.testing.assert_close(per_sample, 2 * messages * weights.sum(1))
 
 
 def global_heads(features: torch.Tensor, sizes: list[int], layer: TaylorLinearAttention) -> torch.Tensor:

@@ -10,12 +10,12 @@ from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import (
     JointProduct,
     JointProducts,
-    component_degrees,
     groups_of,
     is_narrow,
     ungrouped,
 )
 from equiformer_pytorch.layers.linear import Linear
+from equiformer_pytorch.so3.rows import component_degrees
 from tests.models import shake
 from tests.ops.graphs import normal
 
@@ -110,18 +110,36 @@ def feature_of(mapped) -> Tensor:
     return ungrouped(mapped.groups) if mapped.groups else mapped.besides
 
 
+@pytest.mark.parametrize("ranges", [[(1, 3)], [(1, 2), (0, 1), (2, 3)], [(0, 3)], []])
 @pytest.mark.parametrize("name", ["equal", "shrinking", "fewer degrees out", "one degree"])
-def test_channels_of_degree_0_besides(name: str):
-    """The last ones: with as many left in degree 0 as in the others it can be in one group with them."""
+def test_channels_of_degree_0_besides(name: str, ranges: list[tuple[int, int]]):
+    """Some ranges, in that order, and again; with as many left in degree 0 as in the others it can be in one group
+    with them."""
     fiber, maps = made(name)
-    joint = JointProducts(maps, {0: 2})
+    place = [m.fiber_out[0] >= 3 for m in maps].index(True)
+    kept = maps[place].fiber_out[0] - 2
+    joint = JointProducts(maps, {place: (kept, ranges)})
     x = normal(5, fiber.width).requires_grad_()
     mapped = joint(joint.split(x), joint.build(joint.parameters_in_order()))
-    assert [m.besides.shape[1] for m in mapped] == [2] + [0] * (len(maps) - 1)
-    kept = maps[0].fiber_out[0] - 2
-    features = [feature_of(m) for m in mapped]
-    features[0] = torch.cat((features[0][:, :kept], mapped[0].besides, features[0][:, kept:]), dim=1)
-    assert_same(features, maps, x)
+    wanted = one_by_one(maps, x)
+    for k, (found, whole) in enumerate(zip(mapped, wanted, strict=True)):
+        if k != place:
+            torch.testing.assert_close(feature_of(found), whole, rtol=0, atol=1e-13)
+            continue
+        invariants, higher = whole[:, : kept + 2], whole[:, kept + 2 :]
+        torch.testing.assert_close(feature_of(found), torch.cat((invariants[:, :kept], higher), dim=1))
+        besides = [invariants[:, first:end] for first, end in ranges]
+        torch.testing.assert_close(found.besides, torch.cat([x[:, :0], *besides], dim=1))
+    outputs = [x for m in mapped for x in (*m.groups, m.besides)]
+    # Gradients of what is taken, beside those of the maps that give it.
+    leaves = [x, *(p for linear in maps for p in linear.parameters())]
+    found = torch.autograd.grad(sum(y.square().sum() for y in outputs), leaves, materialize_grads=True)
+    invariants, higher = wanted[place][:, : kept + 2], wanted[place][:, kept + 2 :]
+    taken = [invariants[:, :kept], higher, *(invariants[:, first:end] for first, end in ranges)]
+    taken += [whole for k, whole in enumerate(wanted) if k != place]
+    exact = torch.autograd.grad(sum(y.square().sum() for y in taken), leaves, materialize_grads=True)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_groups_by_shapes_that_are_given():
@@ -159,7 +177,7 @@ def test_groups_and_degrees_of_components():
 
 
 def test_narrow_is_what_one_product_serves_best():
-    assert is_narrow(Fiber((16, 8, 8)), [Fiber((32, 32, 32))])
+    assert is_narrow(Fiber((4, 4, 2)), [Fiber((8, 8, 8))])
     assert not is_narrow(Fiber((128,) * 4), [Fiber((128,) * 4)])
 
 

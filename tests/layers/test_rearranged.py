@@ -50,19 +50,20 @@ def parts_of(name: str, dtype: torch.dtype = torch.float64) -> list[tuple]:
     ]
 
 
-@pytest.fixture(params=["gathered", "large"])
-def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "large":
-        monkeypatch.setattr(rearranged, "LARGEST", 2)
+@pytest.fixture(params=[2**18, 10, 2])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Entries up to which matrices are gathered: all, those of some parts, none."""
+    monkeypatch.setattr(rearranged, "LARGEST", request.param)
     return request.param
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", PARTS)
-def test_matrices_are_those_of_the_functions(name: str, dtype: torch.dtype, size: str):
+def test_matrices_are_those_of_the_functions(name: str, dtype: torch.dtype, size: int):
     parts = parts_of(name, dtype)
     module = Rearranged(parts)
-    assert module.gathered == (size == "gathered")
+    entries = [sum(matrix.numel() for matrix in build(parameters)) for build, parameters in parts]
+    assert module.gathered == [place for place, count in enumerate(entries) if count <= size]
     found = module(parts)
     assert len(found) == len(parts)
     for matrices, (build, parameters) in zip(found, parts, strict=True):
@@ -72,7 +73,7 @@ def test_matrices_are_those_of_the_functions(name: str, dtype: torch.dtype, size
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_gradients_are_those_of_the_functions(name: str, size: str):
+def test_gradients_are_those_of_the_functions(name: str, size: int):
     """Of two orders; each entry counts as often as it is there."""
     parts = parts_of(name)
     module, leaves = Rearranged(parts), [x.requires_grad_() for _, parameters in parts for x in parameters]
@@ -109,7 +110,7 @@ def test_nothing_of_it_is_saved_or_cast():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
-def test_compilers_and_transforms_see_through_it(size: str):
+def test_compilers_and_transforms_see_through_it(size: int):
     parts = parts_of("all")
     module = Rearranged(parts)
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from equiformer_pytorch.layers.gate import Gate
 
 from equiformer_pytorch.layers import joint
 from equiformer_pytorch.layers.embedding import NeighbourEmbedding

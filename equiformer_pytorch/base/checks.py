@@ -19,20 +19,31 @@ from torch import Tensor
 from equiformer_pytorch.base.tracing import exporting, number_from_data, plain
 
 _LOOKS: ContextVar[bool] = ContextVar("_LOOKS", default=True)
+_MOST: ContextVar[int | None] = ContextVar("_MOST", default=None)
 
 
 @contextmanager
-def unchecked_values() -> Iterator[None]:
+def unchecked_values(most_neighbors: int | None = None) -> Iterator[None]:
     """Within, no values are checked: neither whether coordinates are finite nor whether indices are in range.
 
     For CUDA graphs and inner loops, in this thread or task alone. With edges given a call then never waits for the
     device; whatever does not fit gives wrong numbers or an error of torch's. Types and shapes are checked as always.
+
+    Args:
+        most_neighbors: no point receives more of the given edges. `Equiformer` and what stands on it lay out the edges
+            of each point as a row, and have to wait for the device to know how long where this is not said.
     """
-    token = _LOOKS.set(False)
+    tokens = _LOOKS.set(False), _MOST.set(most_neighbors)
     try:
         yield
     finally:
-        _LOOKS.reset(token)
+        _LOOKS.reset(tokens[0])
+        _MOST.reset(tokens[1])
+
+
+def most_neighbors() -> int | None:
+    """What :func:`unchecked_values` was told, if anything."""
+    return _MOST.get()
 
 
 def looks_at_values() -> bool:
@@ -203,6 +214,17 @@ def check_within(name: str, index: Int[Tensor, ...], count: int, of: str = "") -
     if count < 1:
         raise error()  # now, since nothing can be computed with such an index
     require(((index >= 0) & (index < count)).all(), error)
+
+
+def check_not_negative(name: str, index: Int[Tensor, ...]) -> None:
+    """ValueError unless all are at least zero."""
+
+    def error() -> ValueError:
+        low, high = (int(bound) for bound in plain(index).aminmax())
+        return ValueError(f"{name} must be at least 0, got values from {low} to {high}")
+
+    if looks_at_values() and index.numel():
+        require((index >= 0).all(), error)
 
 
 def as_bool(name: str, tensor: Tensor) -> Bool[Tensor, ...]:

@@ -23,8 +23,8 @@ class Edges(NamedTuple):
     vectors: Float[Tensor, "edges 3"]
     """From the receiver to the sender."""
     features: Float[Tensor, "edges edge_dim"] | None
-    most: int | None = None
-    """No receiver has more, where that is known."""
+    known: tuple[int, int] | None = None
+    """Bounds of the number of edges of a receiver, where they are known."""
 
 
 class Slots(NamedTuple):
@@ -80,7 +80,7 @@ class EdgeGraph:
     """The edges of each receiver as a row, where layers want that."""
     slots: Slots | None = None
     structures: Table | None = None
-    """The points of each structure as a row."""
+    """The points of each structure as a row, where layers look at all of them."""
     kinds: Int[Tensor, " points"] | None = None
     """Atomic numbers of all points."""
 

@@ -9,22 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.base.arguments import as_config, takes
-from equiformer_pytorch.graph.frames import EdgeFrames
-from equiformer_pytorch.layers.radial import Envelope
-from equiformer_pytorch.published.activation import GATE, check_activation
-from equiformer_pytorch.published.arguments import (
+from equiformer_pytorch.base.arguments import (
+    as_config,
     check_choice,
     check_fields,
-    check_grid,
-    check_orders,
-    checkpointed_blocks,
     choice,
     count,
     flag,
     positive,
     rate,
+    takes,
 )
+from equiformer_pytorch.graph.frames import EdgeFrames
+from equiformer_pytorch.layers.radial import Envelope
+from equiformer_pytorch.published.activation import GATE, check_activation
+from equiformer_pytorch.published.arguments import check_grid, check_orders, checkpointed_blocks
 from equiformer_pytorch.published.attention import VECTORS, AttentionOptions, GraphAttention
 from equiformer_pytorch.published.block import Block
 from equiformer_pytorch.published.checkpoint import FromCheckpoint

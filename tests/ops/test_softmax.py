@@ -40,14 +40,14 @@ def by_slots(logits: Tensor, graph: EdgeGraph, envelope: Tensor, attend_self: bo
 
 
 def by_edges(logits: Tensor, graph: EdgeGraph, eps: float, kept: Tensor | None = None) -> Tensor:
-    """u · u k e^s / (Σ u k e^s + ε), s counted from the largest."""
+    """u · u k e^s / (Σ u k e^s + ε), s counted from the largest, a constant."""
     weights = torch.zeros_like(logits)
     u = torch.ones(len(logits), dtype=logits.dtype) if graph.envelope is None else graph.envelope
     k = torch.ones_like(logits) if kept is None else kept
     for point in range(graph.count):
         edges = (graph.receivers == point).nonzero().flatten().tolist()
         for head in range(logits.shape[1]):
-            largest = max((float(logits[e, head]) for e in edges), default=0.0)
+            largest = max((float(logits[e, head].detach()) for e in edges), default=0.0)
             terms = {e: u[e] * k[e, head] * (logits[e, head] - largest).exp() for e in edges}
             for e, term in terms.items():
                 weights[e, head] = u[e] * term / (sum(terms.values()) + eps)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from equiformer_pytorch.base.tracing import exporting, number_from_data, plain
+from equiformer_pytorch.base.tracing import number_from_data, plain
 
 _LOOKS: ContextVar[bool] = ContextVar("_LOOKS", default=True)
 
@@ -28,6 +28,9 @@ def unchecked_values() -> Iterator[None]:
     For CUDA graphs and inner loops, in this thread or task alone. With edges given a call then never waits for the
     device; whatever does not fit gives wrong numbers or an error of torch's. Types and shapes are checked as always.
     """
+    if torch.compiler.is_compiling():  # which looks at no values, and cannot trace what follows
+        yield
+        return
     token = _LOOKS.set(False)
     try:
         yield
@@ -36,8 +39,8 @@ def unchecked_values() -> Iterator[None]:
 
 
 def looks_at_values() -> bool:
-    """Whether values are checked: neither :func:`unchecked_values` nor ``torch.export`` is at work."""
-    return _LOOKS.get() and not exporting()
+    """Whether values are checked: not within :func:`unchecked_values`, nor where torch compiles or exports."""
+    return not torch.compiler.is_compiling() and _LOOKS.get()
 
 
 class Answer:
@@ -96,6 +99,10 @@ def together() -> Iterator[Together]:
         print(structures.value)
     """
     gathered = Together()
+    if torch.compiler.is_compiling():
+        yield gathered
+        gathered.settle()
+        return
     token = _GATHERED.set(gathered)
     try:
         yield gathered

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch import Equiformer
-from tests.equivariance import random_angles, turn, turn_example
+from equiformer_pytorch.testing import equivariance_errors
 from tests.models import KINDS, Example, build, example, relative
-
-NONE = torch.zeros(3, dtype=torch.float64)
+from tests.oracle import random_rotation
 
 
 def sized(x: float) -> str:
@@ -52,16 +51,14 @@ def equivariance_by_degree() -> None:
                 noise=0.1,
             )
             given = awkward(example(model, points=8)).to(dtype)
-            worst = dict.fromkeys(range(11), 0.0)
+            worst = dict.fromkeys((f"degree {degree}" for degree in range(11)), 0.0)
+            call = {**given.call(), "return_all_degrees": True}
             with torch.no_grad():
-                expected = given.all_degrees(model)
-                for seed in range(5):
-                    angles = random_angles(seed)
-                    moved = turn_example(given, angles, False, NONE)
-                    found = deviation(moved.all_degrees(model), turn(expected, angles, False))
+                for seed in range(3):
+                    found = equivariance_errors(model, call, under=("rotation",), seed=seed)["rotation"]
                     worst = {degree: max(worst[degree], found[degree]) for degree in worst}
             name = "l2" if attention else "mlp"
-            cells = " ".join(sized(worst[degree]) for degree in worst)
+            cells = " ".join(map(sized, worst.values()))
             print(f"rotation, degrees 0 … 10, {name}, {dtype}: {cells}; worst {sized(max(worst.values()))}")
 
 
@@ -79,18 +76,12 @@ def over_kinds(what: str, dtype: torch.dtype, measure: Callable[[Equiformer, Exa
     print(f"{what}, {dtype}: worst {sized(worst)} ({where})")
 
 
-def rotated(improper: bool) -> Callable[[Equiformer, Example], float]:
-    """Relative error under two rotations and a translation."""
+def moved(*under: str) -> Callable[[Equiformer, Example], float]:
+    """Relative error under these transformations."""
 
     def measure(model: Equiformer, given: Example) -> float:
-        worst = 0.0
-        shift = torch.tensor([0.7, -1.1, 0.4], dtype=torch.float64)
-        for seed in range(2):
-            angles = random_angles(seed)
-            moved = turn_example(given, angles, improper, shift)
-            found = deviation(moved.all_degrees(model), turn(given.all_degrees(model), angles, improper))
-            worst = max(worst, *found.values())
-        return worst
+        found = equivariance_errors(model, {**given.call(), "return_all_degrees": True}, under=under)
+        return max(error for errors in found.values() for error in errors.values())
 
     return measure
 
@@ -144,8 +135,7 @@ def octahedron() -> None:
         for attention in (True, False):
             model = build(dtype, num_degrees=4, output_degrees=4, dim=6, dim_in=5, l2_dist_attention=attention, depth=4)
             feats = torch.cat((torch.ones(1, 6, 5), torch.full((1, 1, 5), 0.3)), dim=1).to(dtype)
-            angles = random_angles(3)
-            given = turn_example(Example(feats, corners.to(dtype)), angles, False, NONE)
+            given = Example(feats, (corners @ random_rotation(3).T).to(dtype))
             with torch.no_grad():
                 out = given.all_degrees(model)
             largest = max(x.abs().max().item() for x in out.values())
@@ -257,8 +247,8 @@ def main() -> None:
     over_kinds("padding with NaN and 1e30, absolute", torch.float64, padded)
     over_kinds("batch against one by one, absolute", torch.float64, one_by_one)
     for dtype in (torch.float32, torch.float64):
-        over_kinds("rotation and translation, degrees 0 … 2", dtype, rotated(False))
-        over_kinds("reflection, reflection_equivariant", dtype, rotated(True), name="reflection")
+        over_kinds("rotation and translation, degrees 0 … 2", dtype, moved("rotation", "translation"))
+        over_kinds("reflection, reflection_equivariant", dtype, moved("reflection"), name="reflection")
     equivariance_by_degree()
     octahedron()
     gradients()

@@ -97,9 +97,13 @@ class Example:
             over_inputs(cast, self.inputs), cast(self.coors), {name: cast(x) for name, x in self.extra.items()}
         )
 
+    def call(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return {"inputs": self.inputs, "coors": self.coors, **self.extra}
+
     def all_degrees(self, model: Equiformer) -> dict[int, Tensor]:
         """What the model gives, by degree."""
-        return model(self.inputs, self.coors, **self.extra, return_all_degrees=True)
+        return model(**self.call(), return_all_degrees=True)
 
 
 def example(model: Equiformer, batch: int = 2, points: int = 7, seed: int = 2, spread: float = 1.0) -> Example:

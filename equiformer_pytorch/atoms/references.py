@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-HEAVIEST = 118
+from equiformer_pytorch.base.potential import HEAVIEST
+
 # Forces smaller than this, in eV/Å, or than this share of the energies, in eV per root of an atom, are rounding: those
 # of crystals at rest, of equations of state, of isolated atoms.
 SMALLEST, SMALLEST_SHARE = 1e-6, 1e-3

@@ -29,6 +29,10 @@ class NeighbourRules(NamedTuple):
     num_adj_degrees: int
     """Steps along the adjacency that are told apart."""
 
+    def most(self, points: int) -> int:
+        """How many neighbours a point of a structure of so many points has at most, without adjacency."""
+        return int(min(self.num_neighbors, max(points - 1, 0)))
+
 
 @torch.no_grad()
 def find_neighbours(
@@ -55,16 +59,15 @@ def find_neighbours(
         return neighbours_by_cells(coordinates, structure, num_neighbors, valid_radius)
     padded = structures.spread(coordinates)
     real = structures.mask
-    if real is None:
-        real = torch.ones(rows, columns, dtype=torch.bool, device=device)
     step = max(1, PAIRS_AT_ONCE // max(1, rows * columns))
-    column = torch.arange(columns, device=device)
-
     found = []
     for start in range(0, columns, step):
         window = slice(start, min(start + step, columns))
         distance = torch.cdist(padded[:, window], padded, compute_mode="donot_use_mm_for_euclid_dist")
-        allowed = real[:, window, None] & real[:, None] & (column[window, None] != column) & (distance <= valid_radius)
+        allowed = distance <= valid_radius
+        allowed.diagonal(start, 1, 2).fill_(False)
+        if real is not None:
+            allowed &= real[:, window, None] & real[:, None]
         if graph_distance is None:
             chosen = smallest(distance, allowed, num_neighbors)
         else:
@@ -75,18 +78,22 @@ def find_neighbours(
                 rank = distance.argsort(dim=-1, stable=True).argsort(dim=-1)
                 chosen = smallest((steps * columns + rank).double(), connected, max_sparse_neighbors)
             chosen |= smallest(distance, allowed & (steps == 0), num_neighbors)
-        structure, receiver, sender = chosen.nonzero().unbind(1)
-        found.append(torch.stack((structure, receiver + start, sender)))
+        structure, receiver, sender = chosen.nonzero().T.contiguous()
+        found.append((structure, receiver + start if start else receiver, sender))
     if not found:
         empty = torch.zeros(0, dtype=torch.long, device=device)
         return empty, empty
-    structure, receiver, sender = torch.cat(found, dim=1)
+    structure, receiver, sender = found[0]
     if len(found) > 1:
+        structure, receiver, sender = (torch.cat(parts) for parts in zip(*found, strict=True))
         order = (structure * columns + receiver).sort(stable=True).indices
         structure, receiver, sender = structure[order], receiver[order], sender[order]
 
+    before = structure * columns
+    if real is None:
+        return before + sender, before + receiver
     position = real.flatten().cumsum(0) - 1
-    return position[structure * columns + sender], position[structure * columns + receiver]
+    return position[before + sender], position[before + receiver]
 
 
 def graph_distances(

@@ -13,7 +13,7 @@ from equiformer_pytorch.base.tracing import exporting, number_from_data
 
 def group_bounds(group: Int[Tensor, " members"], groups: int) -> Int[Tensor, " groups_and_one"]:
     """Where each group begins among members sorted by group, and where the last one ends."""
-    return torch.searchsorted(group, torch.arange(groups + 1, device=group.device))
+    return torch.searchsorted(group.contiguous(), torch.arange(groups + 1, device=group.device))
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,11 @@ class Table:
     """Where each member is in the flattened rectangle; None when they follow each other."""
 
     @classmethod
-    def from_groups(cls, group: Int[Tensor, " members"], groups: int) -> Table:
-        """Of members sorted by group. In an exported program sizes are known only when it runs: never a view."""
+    def from_groups(cls, group: Int[Tensor, " members"], groups: int, most: int | None = None) -> Table:
+        """Of members sorted by group; `most`: no group has more members, where that is known. In an exported program
+        sizes are known only when it runs: never a view."""
+        if most is not None and group.numel() == groups * most:
+            return cls(groups, most)
         bounds = group_bounds(group, groups)
         first, sizes = bounds[:-1], bounds.diff()
         columns = number_from_data(sizes.max()) if groups else 0
@@ -68,3 +71,8 @@ class Table:
         """The inverse of :meth:`spread`."""
         x = spread.flatten(0, 1)
         return x if self.member is None else x.index_select(0, self.member)
+
+    def sum(self, members: Float[Tensor, "members width"]) -> Float[Tensor, "rows width"]:
+        """Sum over the members of each group."""
+        spread = self.spread(members)
+        return (spread if self.mask is None else spread * self.mask[:, :, None]).sum(1)

@@ -39,14 +39,15 @@ def dense_edges(
         max_sparse_neighbors=rules.max_sparse_neighbors,
     )
     edges = embed.check("edges", edges, (*layout.size, layout.size[1]), "batch, points, points")
-    structure = layout.structure[receivers]
+    structure = None if edges is None and steps is None else layout.structure[receivers]
     if edges is not None:
         edges = edges[structure, layout.name[receivers], layout.name[senders]]
     if steps is not None:
         first = layout.first[structure]
         steps = steps[structure, receivers - first, senders - first]
     vectors = coordinates.index_select(0, senders) - coordinates.index_select(0, receivers)
-    return Edges(senders, receivers, vectors, embed("edges", edges, steps, dtype))
+    most = None if rules.attend_sparse_neighbors else rules.most(layout.table.columns)
+    return Edges(senders, receivers, vectors, embed("edges", edges, steps, dtype), most)
 
 
 def steps_between(adj_mat: Tensor, layout: Layout, largest: int) -> Int[Tensor, "structures columns columns"]:

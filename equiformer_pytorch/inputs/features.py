@@ -63,7 +63,7 @@ class PointFeatures(nn.Module):
     def _soften(self, embedding: Tensor) -> Tensor:
         """Let `embedding_grad_frac` of the gradient through."""
         frac = self.embedding_grad_frac
-        return embedding if frac == 1 else embedding * frac + embedding.detach() * (1 - frac)
+        return embedding if frac == 1 else embedding.detach().lerp(embedding, frac)
 
 
 class EdgeFeatures(nn.Module):

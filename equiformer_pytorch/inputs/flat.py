@@ -78,7 +78,7 @@ class FlatArguments(NamedTuple):
             coordinates.detach(), layout.table, num_neighbors=rules.num_neighbors, valid_radius=rules.valid_radius
         )
         vectors = coordinates.index_select(0, senders) - coordinates.index_select(0, receivers)
-        return Edges(senders, receivers, vectors, None)
+        return Edges(senders, receivers, vectors, None, rules.most(layout.table.columns))
 
     def _given_edges(
         self, edge_index: Tensor, coordinates: Tensor, layout: Layout, embed: EdgeFeatures, dtype: torch.dtype

@@ -40,18 +40,16 @@ class Layout:
         """Of dense tensors, from the caller's (b, n) mask of bool or 0/1 numbers."""
         if mask is not None:
             checks.check_shape("mask", checks.check_tensor("mask", mask), (structures, columns), "(batch, points)")
-            mask = checks.as_bool("mask", mask)
-            if bool(mask.all()):
-                mask = None
-        if mask is None:
-            index = torch.arange(structures * columns, device=device)
-        else:
-            index = mask.flatten().nonzero().squeeze(1)
-        structure = index // max(columns, 1)
-        column = index - structure * columns
-        table = Table(structures, columns) if mask is None else Table.from_groups(structure, structures)
-        size, flat = (structures, columns), None if mask is None else index
-        return cls(size, structures, flat, structure, column, column, columns, table)
+            index = checks.as_bool("mask", mask).flatten().nonzero().squeeze(1)
+            if len(index) < structures * columns:
+                structure = index // columns
+                column = index - structure * columns
+                table = Table.from_groups(structure, structures)
+                return cls((structures, columns), structures, index, structure, column, column, columns, table)
+        structure = torch.arange(structures, device=device)[:, None].expand(structures, columns).reshape(-1)
+        column = torch.arange(columns, device=device).expand(structures, columns).reshape(-1)
+        table = Table(structures, columns)
+        return cls((structures, columns), structures, None, structure, column, column, columns, table)
 
     @classmethod
     def of_batch(cls, batch: Tensor | None, points: int, structures: int | None, device: torch.device) -> Layout:

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+from equiformer_pytorch.layers.gate import Gate
 
 from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.fiber import Fiber, join
-from equiformer_pytorch.layers.gate import Gate
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
+from equiformer_pytorch.testing import assert_equivariant
+from equiformer_pytorch.testing.equivariance import PROPER, TRANSFORMATIONS
 from tests import tolerances
-from tests.equivariance import check_equivariance
 from tests.layers.harness import as_function, features, flatten, graph_of, unflatten
 from tests.models import Example, build, example, relative, shake
 
@@ -41,7 +42,7 @@ def test_fiber_layout():
 
 def test_linear():
     layer = shake(Linear(FIBER, Fiber((2, 6, 1)), bias=True).double())
-    check_equivariance(as_function(layer, Fiber((2, 6, 1))), dense(), TOLERANCE, reflection=True)
+    assert_equivariant(as_function(layer, Fiber((2, 6, 1))), dense().call(), tolerance=TOLERANCE, under=TRANSFORMATIONS)
     x = flatten(dense().inputs)
     for part, given, weight in zip(
         Fiber((2, 6, 1)).split(layer(x) - layer(0 * x)), FIBER.split(x), layer.weights, strict=False
@@ -55,7 +56,7 @@ def test_linear():
 
 def test_norm():
     layer = shake(Norm(FIBER).double())
-    check_equivariance(as_function(layer, FIBER), dense(), TOLERANCE, reflection=True)
+    assert_equivariant(as_function(layer, FIBER), dense().call(), tolerance=TOLERANCE, under=TRANSFORMATIONS)
     plain = Norm(FIBER).double()
     x = flatten(dense().inputs)
     out = FIBER.split(plain(x * 1e3))
@@ -87,7 +88,7 @@ def test_norm_statistics_do_not_overflow(dtype):
 @pytest.mark.parametrize("norms", [False, True])
 def test_feed_forward(norms):
     layer = shake(FeedForward(FIBER, include_htype_norms=norms, init_out_zero=False).double())
-    check_equivariance(as_function(layer, FIBER), dense(), TOLERANCE, reflection=True)
+    assert_equivariant(as_function(layer, FIBER), dense().call(), tolerance=TOLERANCE, under=TRANSFORMATIONS)
     x = flatten(dense().inputs)
     louder = x.clone()
     louder[:, FIBER.sizes[0] :] *= 2
@@ -127,18 +128,17 @@ def test_layers_that_look_at_neighbours(which, reflection):
         model = build(**options)
         sample = example(model, points=6)
 
-        def function(sample: Example) -> dict[int, torch.Tensor]:
-            return unflatten(model.embed(flatten(sample.inputs), graph_of(model, sample)), model.embed.fiber_out, 2)
-
-        check_equivariance(function, sample, TOLERANCE, reflection=reflection)
+        def function(inputs: dict[int, torch.Tensor], coors: torch.Tensor) -> dict[int, torch.Tensor]:
+            graph = graph_of(model, Example(inputs, coors))
+            return unflatten(model.embed(flatten(inputs), graph), model.embed.fiber_out, 2)
     else:
         model = build(**options)
         attention = model.layers.blocks[0][0]
-        function = as_function(attention, attention.fiber_out, model)
-        check_equivariance(function, dense(), TOLERANCE, reflection=reflection)
+        function, sample = as_function(attention, attention.fiber_out, model), dense()
+    assert_equivariant(function, sample.call(), tolerance=TOLERANCE, under=TRANSFORMATIONS if reflection else PROPER)
     if not reflection:
-        with pytest.raises(AssertionError, match="reflection"):
-            check_equivariance(function, sample if which == "embed" else dense(), TOLERANCE, reflection=True)
+        with pytest.raises(AssertionError, match="under reflection"):
+            assert_equivariant(function, sample.call(), tolerance=TOLERANCE, under=("reflection",))
 
 
 def test_attention_reads_every_degree_and_writes_every_degree():

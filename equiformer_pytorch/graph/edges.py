@@ -84,15 +84,19 @@ class EdgeGraph:
     kinds: Int[Tensor, " points"] | None = None
     """Atomic numbers of all points."""
 
+    def laid_out(self) -> tuple[Table, Slots]:
+        """The table and the slots; ValueError of a graph that has none."""
+        if self.table is None or self.slots is None:
+            raise ValueError("this graph has no table of each receiver's edges")
+        return self.table, self.slots
+
     def sum_receivers(self, x: Float[Tensor, "edges *rest"]) -> Float[Tensor, "receivers *rest"]:
         """Sum over the edges of each receiver."""
         return x.new_zeros((self.count, *x.shape[1:])).index_add(0, self.receivers, x)
 
     def spread(self, x: Float[Tensor, "edges *rest"]) -> Float[Tensor, "receivers slots *rest"]:
         """Edges in the rows of their receivers; see :meth:`Table.spread`."""
-        if self.table is None:
-            raise ValueError("this graph has no table of each receiver's edges")
-        return self.table.spread(x)
+        return self.laid_out()[0].spread(x)
 
     def pieces(self, most: int) -> list[tuple[slice, EdgeGraph]]:
         """The graph by ranges of receivers that have at most `most` edges together (slots, with a table), unless a

@@ -79,17 +79,15 @@ def find_neighbours(
     if not rows or not columns:
         empty = torch.zeros(0, dtype=torch.long, device=device)
         return empty, empty, (0, 0)
-    counts = torch.cat([of_receivers for _, _, of_receivers in found], dim=1)
-    totals = torch.stack([of_receivers.sum() for _, _, of_receivers in found])
+    counts = torch.cat([of_receivers for _, _, of_receivers in found], dim=1) if len(found) > 1 else found[0][2]
     inside = counts if real is None else counts.masked_fill(~real, columns)
-    least, most, *numbers = torch.cat((torch.stack((inside.amin(), counts.amax())), totals)).tolist()
+    totals = [of_receivers.sum() for _, _, of_receivers in found]
+    least, most, *numbers = torch.stack((inside.amin(), counts.amax(), *totals)).tolist()
     pieces = []
     for (start, chosen, _), number in zip(found, numbers, strict=True):
-        index = places(chosen, number)
-        row, sender = index // columns, index % columns
-        width = chosen.shape[1]
-        structure, receiver = row // width, row % width + start
-        pieces.append((structure * columns + receiver, structure * columns + sender))
+        structure, receiver, sender = places(chosen, number)
+        before = structure * columns
+        pieces.append((before + start + receiver if start else before + receiver, before + sender))
     receiver, sender = pieces[0]
     if len(pieces) > 1:
         receiver, sender = (torch.cat(parts) for parts in zip(*pieces, strict=True))

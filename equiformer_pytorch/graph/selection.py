@@ -23,9 +23,9 @@ def smallest(
     return below | (equal & (equal.cumsum(-1) <= room))
 
 
-def places(chosen: Bool[Tensor, "*size"], count: int) -> Int[Tensor, " count"]:
-    """Where the flattened tensor is true, `count` times in all: known beforehand, so that no device is waited for."""
-    flat = chosen.flatten()
-    if flat.device.type == "cpu" or hasattr(torch.compiler, "is_exporting"):  # torch ≥ 2.7: on every device
-        return torch.nonzero_static(flat, size=count).squeeze(1)
-    return flat.nonzero().squeeze(1)
+def places(chosen: Bool[Tensor, "*size"], count: int) -> Int[Tensor, "dimensions count"]:
+    """Where a tensor is true, one row of indices for each of its dimensions; `count` times in all, which is known
+    beforehand, so that no device is waited for."""
+    if chosen.device.type == "cpu" or hasattr(torch.compiler, "is_exporting"):  # torch ≥ 2.7: on every device
+        return torch.nonzero_static(chosen, size=count).T.contiguous()
+    return chosen.nonzero().T.contiguous()

@@ -117,7 +117,9 @@ class FlatArguments(NamedTuple):
         checks.check_range(index, points)
         embed.check("edge_attr", self.edge_attr, (index.shape[1],), "edges")
         name = torch.arange(points, device=index.device)
-        checks.check_edges(*index.unbind(0), offsets, torch.zeros_like(name) if batch is None else batch, name)
+        senders, receivers = index.unbind(0)
+        structure = torch.zeros_like(name) if batch is None else batch
+        checks.check_edges(senders, receivers, offsets, structure, name)
 
     def layout(self, coors: Float[Tensor, "points 3"], known: Known) -> Layout:
         """Of what :meth:`check` has passed."""

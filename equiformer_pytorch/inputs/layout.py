@@ -46,7 +46,7 @@ class Layout:
                 bounds = [gathered.number(bound) for bound in of_structures.aminmax()] if known else []
                 total = gathered.number(of_structures.sum())
             if total.value < structures * columns:
-                index = places(mask.flatten(), total.value)
+                (index,) = places(mask.flatten(), total.value)
                 least, most = (bound.value for bound in bounds)
                 return cls((structures, columns), index, index // columns, structures, (least, most))
         structure = torch.arange(structures, device=device)[:, None].expand(structures, columns).reshape(-1)

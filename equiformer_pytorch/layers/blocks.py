@@ -39,7 +39,7 @@ class SequentialBlocks(nn.Module):
     ) -> Float[Tensor, "points width_out"]:
         """`weights`, where given, is filled with the attention weights of each layer and degree."""
         of_layers = iter(matrices)
-        for attention, feed_forward in cast("list[nn.ModuleList]", self.blocks):
+        for attention, feed_forward in cast("list[tuple[Attention, FeedForward]]", self.blocks):
             y = attention(x, graph, [next(of_layers) for _ in attention.parts()], weights)
             x = (x if y.shape[-1] == x.shape[-1] else x[:, : y.shape[-1]]) + y
             x = x + feed_forward(x, [next(of_layers) for _ in feed_forward.parts()])

@@ -114,7 +114,7 @@ def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Ten
 
     out, weights, first, seen = [], [], 0, 0
     of_heads = None if layer.to_gates is None else layer.to_gates(normed[:, : layer.fiber[0]]).sigmoid()
-    queries = None if mlp else layer.query_fiber.split(layer.to_query(normed))
+    queries = None if mlp else layer.to_query.fiber_out.split(layer.to_query(normed))
     for degree, part in enumerate(parts):
         combined = []
         for head in range(layer.heads[degree]):

@@ -18,7 +18,7 @@ def group_bounds(group: Int[Tensor, " members"], groups: int) -> Int[Tensor, " g
 
 def _bounds(sizes: Int[Tensor, " groups"]) -> tuple[int, int]:
     """Least and most; of the least an exported program knows nothing."""
-    if not len(sizes):
+    if sizes.shape[0] == 0:
         return 0, 0
     if exporting():
         return 0, number_from_data(sizes.max())

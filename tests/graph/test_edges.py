@@ -17,7 +17,7 @@ from tests.ops.graphs import edge_graph
 
 
 def test_sums_and_ends():
-    model = build(valid_radius=1.5)
+    model = build(valid_radius=1.5, num_linear_attn_heads=1)  # which looks at structures
     sample = example(model)
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3]).bool()
     sample.extra["mask"] = mask

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from equiformer_pytorch.layers.activation import gated
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow, ungrouped
 from equiformer_pytorch.layers.linear import Linear
@@ -90,17 +90,17 @@ class FeedForward(TakesMatrices):
         inner, outer = self.inner, self.outer
         if isinstance(inner, JointProduct) and isinstance(outer, JointProduct):
             (hidden,) = inner(x, for_inner)
-            return outer(F.glu(hidden, dim=1), for_outer)[0]
+            return outer(gated(hidden), for_outer)[0]
         inner, outer = cast(JointProducts, inner), cast(JointProducts, outer)
         (hidden,) = inner(inner.split(x), for_inner)
         gates = hidden.besides.sigmoid()
-        gated = []
+        activated = []
         for index, (group, (low, high)) in enumerate(zip(hidden.groups, inner.groups, strict=True)):
             first, channels = sum(self.hidden[:low]), self.hidden[low]
             of_degrees = gates if len(hidden.groups) == 1 else gates[:, first : first + (high - low) * channels]
             of_degrees = of_degrees.unflatten(1, (-1, channels)).transpose(0, 1)
-            gated.append(group * of_degrees.index_select(0, self.get_buffer(f"degree_{index}")))
-        return ungrouped(outer(gated, for_outer)[0].groups)
+            activated.append(group * of_degrees.index_select(0, self.get_buffer(f"degree_{index}")))
+        return ungrouped(outer(activated, for_outer)[0].groups)
 
     def _with_norms(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "points width_in"]:
         norms = ((x * x) @ self.cast("of_norm", x.dtype) + self.smoothing**2).sqrt() - self.smoothing

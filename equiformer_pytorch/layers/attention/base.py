@@ -153,15 +153,10 @@ class Attention(TakesMatrices):
         x: Float[Tensor, "points width"],
         graph: EdgeGraph,
         matrices: Matrices | None = None,
-        weights: list[list[Float[Tensor, "points heads slots"]]] | None = None,
-    ) -> Float[Tensor, "points width_out"]:
-        """The features to add.
-
-        Args:
-            matrices: those of :meth:`parts`.
-            weights: where given, the attention weights per degree are appended, slot 0 being the point itself where
-                it attends to itself.
-        """
+        with_weights: bool = True,
+    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
+        """The features to add; and, where wanted, the attention weights per degree, slot 0 being the point itself where
+        it attends to itself. `matrices` are those of :meth:`parts`."""
         matrices = self.own_matrices() if matrices is None else matrices
         (gain,), for_points, for_edges, for_heads, for_logits = matrices
         normed = self.norm(x, gain)
@@ -179,18 +174,16 @@ class Attention(TakesMatrices):
             logits = self.logits(messages, invariants, mine.query, for_logits)
             gated, shares = slot_softmax(logits, slots, None if mine.gates is None else mine.gates.sigmoid())
             out = self.to_points(messages, gated.to(messages.dtype), for_heads)
-            if weights is None:
+            if not with_weights:
                 return (out,)
             found = shares.detach() * slots.envelope.detach()
             return out, F.pad(found, (0, 0, 0, columns - found.shape[1]))
 
-        out, *found = over_receivers(attend, graph, self.conv.width, x.shape[0])
-        if weights is not None:
-            weights.append(list(found[0].mT.split(list(self.heads), dim=1)))
+        out, *weights = over_receivers(attend, graph, self.conv.width, x.shape[0])
         if self.linear_attn is not None:
             attended = self.linear_attn(normed[:, : self.scalars], graph) @ self.linear_attn_to_out
             out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
-        return out
+        return out, [part for found in weights for part in found.mT.split(list(self.heads), dim=1)]
 
     def _messages(
         self,

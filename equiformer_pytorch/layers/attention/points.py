@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
+from equiformer_pytorch.layers.activation import gated
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct, JointProducts, Mapped, is_narrow
@@ -112,7 +113,7 @@ class PointMaps(ExactConstants):
             if "own" in found:
                 width = found["own"].shape[1] - self.logit_invariants
                 invariants, message = found["own"].split([self.logit_invariants, width], dim=1)
-                message = F.glu(message, dim=1).unflatten(1, (-1, self.channels))
+                message = gated(message).unflatten(1, (-1, self.channels))
             if "query" in found:
                 query = found["query"].unflatten(1, (sum(self.heads), -1))
             sender, receiver = (end.unflatten(1, (-1, self.channels_in)) for end in (sender, receiver))

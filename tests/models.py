@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,3 +139,19 @@ def relative(actual: Tensor, expected: Tensor) -> float:
         return 0.0
     scale = expected.double().abs().max().item()
     return (actual.double() - expected.double()).abs().max().item() / max(scale, 1e-300)
+
+
+def squares(outputs: Mapping[Any, Tensor]) -> Tensor:
+    """The sum of the squares of all entries: a loss."""
+    return torch.stack([x.square().sum() for x in outputs.values()]).sum()
+
+
+def grad_of(x: Tensor) -> Tensor:
+    """What a backward pass left."""
+    assert x.grad is not None
+    return x.grad
+
+
+def blocks(model: Equiformer) -> Any:
+    """Pairs of an attention and a feed-forward."""
+    return model.layers.blocks

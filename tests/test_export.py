@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from equiformer_pytorch import Equiformer
 from tests import tolerances
-from tests.models import KINDS, build
+from tests.models import KINDS, build, squares
 
 pytestmark = [
     pytest.mark.unchecked,
@@ -57,7 +57,7 @@ def exported(model: Equiformer, call: dict[str, Any], flags: dict[str, bool]) ->
 def outputs_and_gradients(module: torch.nn.Module, call: dict[str, Any], flags: dict[str, bool]) -> dict[str, Tensor]:
     call = {**call, "coors": call["coors"].clone().requires_grad_()}
     found = {str(i): x for i, x in enumerate(tree_leaves(module(**call, **flags)))}
-    loss = sum(x.square().sum() for x in found.values() if x.requires_grad)
+    loss = squares({name: x for name, x in found.items() if x.requires_grad})
     leaves = {"coors": call["coors"], **dict(module.named_parameters())}
     return {**found, **dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))}
 

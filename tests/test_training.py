@@ -80,7 +80,7 @@ def test_learning_rate_of_a_run_shorter_than_its_warmup() -> None:
 
 def test_average_starts_at_the_weights_and_slows_down() -> None:
     model = nn.Linear(1, 1, bias=False)
-    averaged = AveragedModel(model, multi_avg_fn=ramped_average(0.9))
+    averaged: Any = AveragedModel(model, multi_avg_fn=ramped_average(0.9))
     values = []
     for weight in (1.0, 2.0, 2.0):
         nn.init.constant_(model.weight, weight)
@@ -110,7 +110,8 @@ def test_stream_visits_every_item_each_round_in_a_new_order() -> None:
 
 def test_stream_ends_and_needs_items() -> None:
     stream = SampleStream(range(2), lambda item, generator: item, length=5, seed=0)
-    assert len(list(stream)) == len(stream) == 5
+    whole: Any = stream  # no iterator of its own: Python asks for items until there is none
+    assert len(list(whole)) == len(stream) == 5
     with pytest.raises(ValueError, match="at least one item"):
         SampleStream([], lambda item, generator: item, length=5, seed=0)
 

@@ -7,7 +7,7 @@ import torch
 
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention, _taylor_features
 from tests.layers.harness import graph_of
-from tests.models import KINDS, Example, build, example
+from tests.models import KINDS, Example, blocks, build, example
 
 
 def attention_of(model, sample):
@@ -37,7 +37,7 @@ def test_weights_are_shares(kind, attend_self):
 def test_l2_distance_is_invariant_to_the_order_of_neighbours_and_prefers_the_near_key():
     """With keys equal to the query the logit is at its largest: minus the squared distance, up to a constant."""
     model = build()
-    attention = model.layers.blocks[0][0]
+    attention = blocks(model)[0][0]
     graph = graph_of(model, example(model))
     x = torch.randn(14, model.dim.width, dtype=torch.float64)
     _, weights = attention(x, graph)
@@ -49,7 +49,7 @@ def test_l2_distance_is_invariant_to_the_order_of_neighbours_and_prefers_the_nea
 def test_gates_let_a_head_attend_to_nothing(kind):
     model = build(**KINDS[kind], depth=1)
     sample = example(model)
-    attention = model.layers.blocks[0][0]
+    attention = blocks(model)[0][0]
     caught = []
     attention.register_forward_hook(lambda _, args, out: caught.append(out[0]))
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_gates_let_a_head_attend_to_nothing(kind):
 
 def test_gates_are_per_head_of_every_degree():
     model = build(heads=(2, 3, 1), depth=1)
-    assert model.layers.blocks[0][0].to_gates.out_features == 6
+    assert blocks(model)[0][0].to_gates.out_features == 6
 
 
 def global_heads(features: torch.Tensor, sizes: list[int], layer: TaylorLinearAttention) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch.func import functional_call, grad
 
 from equiformer_pytorch.layers import chunked
-from tests.models import build, example, relative
+from tests.models import build, example, relative, squares
 
 OPTIONS = {
     "l2": {},
@@ -20,7 +20,7 @@ def everything(model, sample) -> dict[str, torch.Tensor]:
     model.zero_grad()
     coors = sample.coors.clone().requires_grad_()
     out, attn = model(sample.inputs, coors, return_all_degrees=True, return_attn=True)
-    sum(x.square().sum() for x in out.values()).backward()
+    squares(out).backward()
     found = {f"degree {d}": x.detach() for d, x in out.items()} | {"coors": coors.grad}
     found |= {f"attention {i} {d}": w for i, layer in enumerate(attn) for d, (w, _) in enumerate(layer)}
     return found | {name: p.grad.clone() for name, p in model.named_parameters()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -130,6 +131,11 @@ def example(model: Equiformer, batch: int = 2, points: int = 7, seed: int = 2, s
         random[:, :1, 1:2] = random[:, 1:2, 2:3] = True
         extra["adj_mat"] = random | random.mT
     return Example(inputs, spread * normal(*size, 3), extra)
+
+
+def mostly_slow(kinds: Iterable[str], *quick: str) -> list[Any]:
+    """Parameters of a test, all of them slow but for these."""
+    return [pytest.param(kind, marks=[] if kind in quick else pytest.mark.slow) for kind in kinds]
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:

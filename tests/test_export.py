@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from equiformer_pytorch import Equiformer
 from tests import tolerances
-from tests.models import KINDS, build, squares
+from tests.models import KINDS, build, mostly_slow, squares
 
 pytestmark = [
     pytest.mark.unchecked,
@@ -84,7 +84,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, "l2"))
 def test_other_sizes_than_the_exported_one(case):
     options, flags = CASES[case]
     model, cell = build(**options), case == "cell"
@@ -105,6 +105,7 @@ def test_structures_stay_apart_in_the_program():
         assert out[call["batch"] == 0].isfinite().all()
 
 
+@pytest.mark.slow
 def test_one_structure_without_batch_kept_on_disk():
     """Return is a named tuple, which torch does not keep on disk; a dict by degree it does."""
     model, flags = build(), {"return_all_degrees": True}
@@ -129,6 +130,7 @@ def test_neighbours_cannot_be_looked_for():
     assert model(**call).type0.isfinite().all()
 
 
+@pytest.mark.slow
 def test_checks_are_back_after_export():
     model = build()
     call = flat_call(model, 7, 12, 2)

@@ -21,6 +21,7 @@ from equiformer_pytorch import EquiformerPotential, EquiformerV2, EquiformerV3
 from equiformer_pytorch.atoms import EquiformerCalculator, Target, load_potential, load_structures
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.potential import evaluate, report
+from tests.models import mostly_slow
 from tests.potential_program import ENVIRONMENT, ROOT, call, frames_of, make_crystals, make_data, metrics_of
 from tests.published_cases import GRADIENT, V2, V3
 
@@ -46,7 +47,7 @@ def begin(kind: str, folder: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, "gradient"))
 def test_learns_and_gives_what_was_evaluated(kind: str, data: Path, tmp_path: Path) -> None:
     options = ["--checkpoint", begin(kind, tmp_path), "--batch-size=4", "--warmup=3", "--ema=0.9", "--lr=0.005"]
     assert call("--runs", tmp_path, "--data", data, *options, "--steps=40") == 0
@@ -74,6 +75,7 @@ def test_learns_and_gives_what_was_evaluated(kind: str, data: Path, tmp_path: Pa
     ("kind", "changes"),
     [("own", {"species": [13], "cutoff": 4.0}), ("v3", {"regress_stress": True}), ("gradient", {})],
 )
+@pytest.mark.slow
 def test_learns_stress(kind: str, changes: dict, tmp_path: Path) -> None:
     """Where the data have it; and the calculator gives what was learned."""
     data = tmp_path / "crystals"
@@ -110,6 +112,7 @@ def test_some_structures_without_stress(tmp_path: Path, capsys: pytest.CaptureFi
     assert "train.xyz, record 5: it has no stress, others have" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_zero_of_energy(data: Path, tmp_path: Path) -> None:
     """Data that differ by an energy per atom are learned alike: references are fitted anew."""
     other, shift = tmp_path / "other", {"H": -13.5, "C": -1030.0, "O": -2040.0}
@@ -130,6 +133,7 @@ def test_another_zero_of_energy(data: Path, tmp_path: Path) -> None:
     assert np.subtract(energies[1], energies[0]) == pytest.approx(shift["C"] + 4 * shift["H"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_without_the_first_file(data: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-m", "examples.train_potential", "--runs", tmp_path]
     options = ["--data", data, "--steps=30", "--batch-size=2", "--checkpoint-every=3", "--validate-every=10"]

@@ -62,6 +62,7 @@ def test_whole_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_stopped_and_resumed(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     program = [sys.executable, "-m", "examples.train_potential", "--runs", tmp_path]
     begin = [*program, "--data", data, *SMALL, "--steps=60"]
@@ -105,6 +106,7 @@ def test_mistakes_get_one_line(data: Path, tmp_path: Path, capsys: pytest.Captur
         assert error.count("\n") == 1, error
 
 
+@pytest.mark.slow
 def test_two_processes(data: Path, tmp_path: Path) -> None:
     """Two processes see what one sees in two micro-batches."""
     with socket.socket() as probe:

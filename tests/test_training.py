@@ -239,6 +239,7 @@ def test_resuming_with_another_model_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 8])
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path: Path, stop_at: int) -> None:
     toy.run(tmp_path / "whole")
     killed = subprocess.run(
@@ -251,6 +252,7 @@ def test_killed_and_resumed(tmp_path: Path, stop_at: int) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_two_processes_equal_two_micro_batches(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -37,8 +37,14 @@ def test_forces_and_stress_are_derivatives_and_can_be_trained_on(l2):
     """By positions, cell and weights: the gradient of a loss of energy, forces and stress."""
     model = potential(l2_dist_attention=l2)
     assert_gradients(model, molecule(7), second=False, fast=True)
-    assert_gradients(model, {**crystal(), "stress": True})
+    assert_gradients(model, {**crystal(), "stress": True}, fast=True)
     assert_gradients(model, {**crystal(), "stress": True}, parameters=True, second=False, fast=True)
+
+
+@ATTENTIONS
+@pytest.mark.slow
+def test_second_derivatives_entry_by_entry(l2):
+    assert_gradients(potential(l2_dist_attention=l2), {**crystal(), "stress": True})
 
 
 def test_batch_as_one_by_one():

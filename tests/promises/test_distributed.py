@@ -88,6 +88,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     """Gradients are the mean of both processes', with find_unused_parameters=False."""
     script = tmp_path / "worker.py"

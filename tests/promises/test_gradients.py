@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from equiformer_pytorch import Equiformer
 from equiformer_pytorch.testing import assert_gradients
-from tests.models import KINDS, build, example, grad_of, squares
+from tests.models import KINDS, build, example, grad_of, mostly_slow, squares
 
 TINY = {"dim": (3, 2, 2), "dim_in": (2,), "dim_head": 2, "radial_hidden_dim": 4}
 CHECKED = [kind for kind in KINDS if "reversible" not in kind]
@@ -30,7 +30,7 @@ def test_inputs_first_order(kind):
     assert_gradients(model, call, second=False)
 
 
-@pytest.mark.parametrize("kind", CHECKED)
+@pytest.mark.parametrize("kind", mostly_slow(CHECKED, "l2", "mlp", "l2-radius"))
 def test_inputs_second_order(kind):
     model, call = setting(kind, points=3)
     assert_gradients(model, call, fast=True)
@@ -47,7 +47,7 @@ def test_second_order_in_full(kind):
     assert_gradients(function, {"coors": call["coors"]})
 
 
-@pytest.mark.parametrize("kind", CHECKED)
+@pytest.mark.parametrize("kind", mostly_slow(CHECKED, "l2", "mlp"))
 def test_every_parameter(kind):
     model, call = setting(kind, points=3)
     assert_gradients(model, call, parameters=True, second=False, fast=True)

@@ -104,6 +104,7 @@ assert coors.grad.isfinite().all()
 """
 
 
+@pytest.mark.slow
 def test_where_the_first_model_is_built_does_not_matter_to_the_next():
     """No cache of tensors: the first in inference mode, on the meta device, in another default dtype."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

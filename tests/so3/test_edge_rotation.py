@@ -123,7 +123,8 @@ def test_two_orders_of_gradients_close_to_the_poles(sign, exponent, azimuth):
     def function(r):
         return torch.cat([m.flatten() for m in matrices(torch.nn.functional.normalize(r, dim=-1), 2)])
 
-    assert_gradients(function, {"r": r})
+    assert_gradients(function, {"r": r}, second=False)
+    assert_gradients(function, {"r": r}, fast=True)
 
 
 def test_gradients_are_bounded_everywhere():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,8 @@ def learn(job: dict[str, Any]) -> None:
                 break
         counted = {name: counted[name] + clock() - start[name] for name, clock in CLOCKS.items()}
         epoch += 1
-        point = {"epoch": epoch, **counted, **measure(averaged.module, test), "parameters": parameters}
+        point = {"epoch": epoch, **counted, **measure(cast(EquiformerPotential, averaged.module), test)}
+        point["parameters"] = parameters
         print(json.dumps(point), flush=True)
 
 

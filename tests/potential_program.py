@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.morse import MorsePotential
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 
 from equiformer_pytorch.training.metrics import read_metrics
 from examples import train_potential
@@ -68,6 +70,11 @@ def make_crystals(folder: Path) -> Path:
             frames.append(atoms)
         write(folder / f"{split}.xyz", frames, format="extxyz")
     return folder
+
+
+def frames_of(path: Path) -> list[Atoms]:
+    """All structures of a file."""
+    return cast(list[Atoms], read(path, ":"))
 
 
 def metrics_of(folder: Path) -> list[dict[str, str]]:

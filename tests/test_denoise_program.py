@@ -156,6 +156,7 @@ def test_out_of_time_then_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_stopped_and_resumed(tmp_path: Path, undisturbed: Path, number: signal.Signals) -> None:
     folder = tmp_path / "parts"
     begin = [*LONG, "--runs", tmp_path, "--name", "parts"]
@@ -176,6 +177,7 @@ def test_stopped_and_resumed(tmp_path: Path, undisturbed: Path, number: signal.S
     assert (folder / "evaluation.txt").read_text() == (undisturbed / "evaluation.txt").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

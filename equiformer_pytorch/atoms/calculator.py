@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch.atoms.load import load_potential
+from equiformer_pytorch.atoms.second_derivatives import hessian
 from equiformer_pytorch.base.potential import Potential
 from equiformer_pytorch.base.tracing import lasting_tensors
 from equiformer_pytorch.graph.periodic import radius_graph
@@ -86,6 +87,11 @@ class EquiformerCalculator(Calculator):
             if target.per == "structure":
                 results[name] = results[name][0]
         self.results = results
+
+    def get_hessian(self, atoms: Atoms) -> np.ndarray:
+        """Second derivatives of the energy (atoms, 3, atoms, 3) in eV/Å², exact, as ``ase.vibrations.VibrationsData``
+        takes them."""
+        return hessian(self.potential, self._structure(atoms)).numpy()
 
     def _structure(self, atoms: Atoms) -> dict[str, Tensor]:
         """A batch of one, with neighbours that are kept."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -149,13 +150,15 @@ def _carry_out(
 
 def _accelerator(settings: TrainingOptions, runs: Path) -> Accelerator:
     try:
-        accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),  # so that several processes without a GPU find each other, by gloo
-            mixed_precision=settings.mixed_precision,
-            gradient_accumulation_steps=settings.accumulate,
-            log_with=list(settings.log_with) or None,
-            project_dir=runs,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`log_with=")  # what is missing is an error here
+            accelerator = Accelerator(
+                cpu=not torch.cuda.is_available(),  # so that several processes without a GPU find each other, by gloo
+                mixed_precision=settings.mixed_precision,
+                gradient_accumulation_steps=settings.accumulate,
+                log_with=list(settings.log_with) or None,
+                project_dir=runs,
+            )
     except ValueError as error:
         raise RunError(f"--log-with: {error}") from error
     missing = set(settings.log_with) - {"all", *map(str, accelerator.log_with)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -160,6 +160,16 @@ def survey(train: StructureDataset, species: Sequence[int], targets: dict[str, T
         if len(read.numbers) == 1 and index % step:
             sample.append(lazy[index])
     return Survey(tuple(sorted(found)), labels, sample)
+
+
+def check_labels(valid: StructureDataset, wanted: Iterable[str]) -> None:
+    """RunError where no structure to validate on, or none of the first, has a label that is trained on."""
+    wanted = list(wanted)
+    for index in range(min(len(valid), SAMPLE)):
+        item = valid[index]
+        if any(name in item and bool(item.get(f"has_{name}", True)) for name in wanted):
+            return
+    raise RunError(f"no structure to validate on has {' or '.join(wanted)}, which are trained on")
 
 
 def _count(items: Sequence[Item], names: Sequence[str]) -> Counter[str]:

@@ -41,13 +41,17 @@ def prepare(settings: PotentialSettings, folder: Path, resumed: bool, accelerato
         form = data.Form(model.cutoff, model.max_neighbors, next(model.parameters()).dtype, targets)
     with accelerator.main_process_first():  # the others find what it made
         splits = data.read_splits(settings, form, accelerator.print)
-    found = data.survey(splits["train"], start.species_of(settings), targets)
+    species = start.species_of(settings) if model is None else list(model.elements)
+    if species:
+        splits = start.check_structures(species, model is None or model.use_pbc, splits)
+    found = data.survey(splits["train"], species, targets)
     weights = _weights(settings, found.labels, targets)
+    data.check_labels(splits["valid"], weights)
     if model is None:
         model, references = start.new_potential(settings, found, targets)
     else:
         references = None
-    splits = start.check_structures(model, splits)
+    splits = start.check_structures(model.elements, model.use_pbc, splits)
     if "forces" in weights and "forces" not in model.gives:
         raise RunError(f"--checkpoint {settings.checkpoint} gives no forces, which are trained on")
     if "stress" in weights and "stress" not in model.gives:

@@ -98,19 +98,19 @@ def refit(model: Potential, sample: Sequence[Mapping[str, Tensor]], batch_size: 
     return found
 
 
-def check_structures(model: Potential, splits: Splits) -> Splits:
-    """RunError unless the potential knows all elements, and repeats structures that are periodic; where structures are
-    read lazily, such records count as damaged."""
+def check_structures(elements: Sequence[int], use_pbc: bool, splits: Splits) -> Splits:
+    """RunError unless a potential of these elements that sees structures repeated, or not, can be trained on them;
+    where structures are read lazily, records with other elements count as damaged."""
     checked = {}
     for name, structures in splits.items():
         checked[name] = structures
         if isinstance(structures.items, LazyItems):
-            checked[name] = structures.with_items(structures.items.only_of(model.elements))
+            checked[name] = structures.with_items(structures.items.only_of(elements))
             continue
         numbers = {int(number) for item in structures.items for number in item["atomic_numbers"]}
-        unknown = sorted(numbers.difference(model.elements))
+        unknown = sorted(numbers.difference(elements))
         if unknown:
             raise RunError(f"{name} has atomic numbers {unknown}, which the potential does not know")
-        if not model.use_pbc and any(bool(item["pbc"].any()) for item in structures.items):
+        if not use_pbc and any(bool(item["pbc"].any()) for item in structures.items):
             raise RunError(f"{name} has periodic structures, and the potential does not see them so (use_pbc=False)")
     return checked

@@ -7,7 +7,7 @@ from equiformer_pytorch.graph.edges import EdgeGraph
 from tests.models import KINDS, build, example
 
 # Dynamo looks at .grad of whatever it is given.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")
+pytestmark = [pytest.mark.unchecked, pytest.mark.filterwarnings("ignore:The .grad attribute")]
 
 COMPILED = ["l2", "mlp", "l2-radius", "mlp-linear-heads", "l2-reflection"]
 

@@ -16,6 +16,7 @@ from tests import tolerances
 from tests.models import KINDS, build
 
 pytestmark = [
+    pytest.mark.unchecked,
     pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="symbolic sizes take a newer torch"),
     # torch.export looks at .grad of whatever it is given, and at its own deprecated parts.
     pytest.mark.filterwarnings("ignore:The .grad attribute"),

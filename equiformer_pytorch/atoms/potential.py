@@ -218,7 +218,7 @@ class EquiformerPotential(Potential):
         of one structure, and everything has been checked."""
         network, senders, receivers = self.network, *structures.ends()
         with checks.unchecked_values():
-            layout = Layout.of_batch(None, species.shape[0], 1, species.device)
+            layout = Layout.of_batch(None, species.shape[0], 1, species.device, sort=False)
             x = network.point_features({0: species}, layout, network.dtype)
             graph = network.edge_graph(Edges(senders, receivers, vectors, None), layout)
         x = network.through_layers(x, graph)

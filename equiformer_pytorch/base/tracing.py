@@ -70,7 +70,7 @@ def is_mapped(x: Tensor) -> bool:
 def lasting_tensors() -> Iterator[None]:
     """Within, also where the caller is in inference mode, tensors are ordinary ones: they can be differentiated, and
     used when that mode is over. Gradients are recorded as outside."""
-    if not torch.is_inference_mode_enabled():
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
         yield
         return
     with torch.inference_mode(False), torch.no_grad():
@@ -79,4 +79,4 @@ def lasting_tensors() -> Iterator[None]:
 
 def lasting(x: Tensor) -> Tensor:
     """A tensor that can be differentiated: one that was made in inference mode is copied."""
-    return x.clone() if x.is_inference() else x
+    return x.clone() if not torch.compiler.is_compiling() and x.is_inference() else x

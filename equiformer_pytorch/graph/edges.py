@@ -23,8 +23,8 @@ class Edges(NamedTuple):
     vectors: Float[Tensor, "edges 3"]
     """From the receiver to the sender."""
     features: Float[Tensor, "edges edge_dim"] | None
-    most: int | None = None
-    """No receiver has more, where that is known."""
+    known: tuple[int, int] | None = None
+    """Bounds of the number of edges of a receiver, where they are known."""
 
 
 class Slots(NamedTuple):
@@ -80,9 +80,15 @@ class EdgeGraph:
     """The edges of each receiver as a row, where layers want that."""
     slots: Slots | None = None
     structures: Table | None = None
-    """The points of each structure as a row."""
+    """The points of each structure as a row, where layers look at all of them."""
     kinds: Int[Tensor, " points"] | None = None
     """Atomic numbers of all points."""
+
+    def laid_out(self) -> tuple[Table, Slots]:
+        """The table and the slots; ValueError of a graph that has none."""
+        if self.table is None or self.slots is None:
+            raise ValueError("this graph has no table of each receiver's edges")
+        return self.table, self.slots
 
     def sum_receivers(self, x: Float[Tensor, "edges *rest"]) -> Float[Tensor, "receivers *rest"]:
         """Sum over the edges of each receiver."""
@@ -90,9 +96,7 @@ class EdgeGraph:
 
     def spread(self, x: Float[Tensor, "edges *rest"]) -> Float[Tensor, "receivers slots *rest"]:
         """Edges in the rows of their receivers; see :meth:`Table.spread`."""
-        if self.table is None:
-            raise ValueError("this graph has no table of each receiver's edges")
-        return self.table.spread(x)
+        return self.laid_out()[0].spread(x)
 
     def pieces(self, most: int) -> list[tuple[slice, EdgeGraph]]:
         """The graph by ranges of receivers that have at most `most` edges together (slots, with a table), unless a

@@ -30,7 +30,7 @@ def dense_edges(
         steps = steps_between(adj_mat, layout, rules.num_adj_degrees)
     elif adj_mat is not None:
         raise ValueError("adj_mat would be ignored: set attend_sparse_neighbors, or num_adj_degrees_embed and adj_dim")
-    senders, receivers = find_neighbours(
+    senders, receivers, known = find_neighbours(
         coordinates.detach(),
         layout.table,
         num_neighbors=rules.num_neighbors,
@@ -46,8 +46,7 @@ def dense_edges(
         first = layout.first[structure]
         steps = steps[structure, receivers - first, senders - first]
     vectors = coordinates.index_select(0, senders) - coordinates.index_select(0, receivers)
-    most = None if rules.attend_sparse_neighbors else rules.most(layout.table.columns)
-    return Edges(senders, receivers, vectors, embed("edges", edges, steps, dtype), most)
+    return Edges(senders, receivers, vectors, embed("edges", edges, steps, dtype), known)
 
 
 def steps_between(adj_mat: Tensor, layout: Layout, largest: int) -> Int[Tensor, "structures columns columns"]:

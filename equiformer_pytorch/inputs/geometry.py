@@ -83,10 +83,11 @@ def with_slope(
 ) -> tuple[dict[str, Any], Float[Tensor, "edges 3"]]:
     """``outputs_of(vectors)``, and the derivative of the sum of its ``energy`` by the vectors.
 
-    With `recorded` both can be differentiated. Within the transforms of ``torch.func``, too, which have no place for
-    ``torch.autograd.grad``.
+    With `recorded` both can be differentiated. The transforms of ``torch.func`` have no place for
+    ``torch.autograd.grad``; and what torch compiles can be differentiated again only where its gradient is a part of
+    the compiled graph.
     """
-    if transforming():
+    if transforming() or torch.compiler.is_dynamo_compiling():
 
         def energy(vectors: Tensor) -> tuple[Tensor, dict[str, Any]]:
             outputs = outputs_of(vectors)

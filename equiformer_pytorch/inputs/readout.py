@@ -56,9 +56,10 @@ def attention_weights(
     weights: list[list[Float[Tensor, "points heads slots"]]], graph: EdgeGraph, layout: Layout, attend_self: bool
 ) -> list[list[AttentionWeights]]:
     """The weights of each layer and degree with the point that each slot refers to, in the caller's layout."""
-    slots = graph.table.spread(layout.name[graph.senders])
-    if graph.table.mask is not None:
-        slots = slots.masked_fill(~graph.table.mask, -1)
+    table, _ = graph.laid_out()
+    slots = table.spread(layout.name[graph.senders])
+    if table.mask is not None:
+        slots = slots.masked_fill(~table.mask, -1)
     if attend_self:
         slots = torch.cat((layout.name[:, None], slots), dim=1)
     indices = layout.expand(slots, fill=-1)

@@ -20,6 +20,14 @@ def smooth_leaky_relu(x: Float[Tensor, "*points"], slope: float = 0.2) -> Float[
     return _SmoothLeakyReLU.apply(x, slope)  # pyright: ignore[reportReturnType]
 
 
+def gated(x: Float[Tensor, "rows two_channels"]) -> Float[Tensor, "rows channels"]:
+    """The first half of the channels times the sigmoids of the second."""
+    if traced():  # torch.func has no batching rule for all derivatives of the one operation
+        value, gate = x.chunk(2, dim=1)
+        return value * gate.sigmoid()
+    return F.glu(x, dim=1)
+
+
 class _SmoothLeakyReLU(torch.autograd.Function):
     """With a backward pass of two operations; derivatives of any order."""
 

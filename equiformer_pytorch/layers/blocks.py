@@ -39,8 +39,10 @@ class SequentialBlocks(nn.Module):
     ) -> Float[Tensor, "points width_out"]:
         """`weights`, where given, is filled with the attention weights of each layer and degree."""
         of_layers = iter(matrices)
-        for attention, feed_forward in cast("list[nn.ModuleList]", self.blocks):
-            y = attention(x, graph, [next(of_layers) for _ in attention.parts()], weights)
+        for attention, feed_forward in cast("list[tuple[Attention, FeedForward]]", self.blocks):
+            y, of_layer = attention(x, graph, [next(of_layers) for _ in attention.parts()], weights is not None)
+            if weights is not None:
+                weights.append(of_layer)
             x = (x if y.shape[-1] == x.shape[-1] else x[:, : y.shape[-1]]) + y
             x = x + feed_forward(x, [next(of_layers) for _ in feed_forward.parts()])
         return x
@@ -74,7 +76,9 @@ class ReversibleBlocks(nn.Module):
         invertible = [b for b, a in zip(blocks, attentions, strict=True) if len(a.fiber_out) == len(a.fiber)]
         x1, x2 = reversible_blocks(invertible, x, graph, weights)
         for attention, feed_forward in blocks[len(invertible) :]:
-            y = attention(x2, graph, weights=weights)
+            y, of_layer = attention(x2, graph, with_weights=weights is not None)
+            if weights is not None:
+                weights.append(of_layer)
             width = y.shape[-1]
             x1 = x1[:, :width] + y
             x2 = x2[:, :width] + feed_forward(x1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch.graph.edges import EdgeGraph, Slots
+from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow, ungrouped
@@ -80,8 +80,6 @@ class NeighbourEmbedding(TakesMatrices):
 
 def mean_weights(graph: EdgeGraph) -> Float[Tensor, "receivers slots 1"]:
     """u / (1 + Σ u) of each slot that is an edge."""
-    if graph.table is None or not isinstance(graph.slots, Slots):
-        raise ValueError("this graph has no table of each receiver's edges")
-    envelope = graph.slots.envelope
-    envelope = envelope[:, envelope.shape[1] - graph.table.columns :]
+    table, slots = graph.laid_out()
+    envelope = slots.envelope[:, slots.envelope.shape[1] - table.columns :]
     return envelope / (1 + envelope.sum(1, keepdim=True))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from equiformer_pytorch.layers.activation import gated
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow, ungrouped
 from equiformer_pytorch.layers.linear import Linear
@@ -34,6 +35,8 @@ class FeedForward(TakesMatrices):
     """
 
     smoothing = 1e-2
+    inner: JointProduct | JointProducts
+    outer: JointProduct | JointProducts
 
     def __init__(
         self,
@@ -84,18 +87,20 @@ class FeedForward(TakesMatrices):
         x = self.norm(x, gain)
         if self.include_htype_norms:
             x = self._with_norms(x)
-        if isinstance(self.inner, JointProduct) and isinstance(self.outer, JointProduct):
-            (hidden,) = self.inner(x, for_inner)
-            return self.outer(F.glu(hidden, dim=1), for_outer)[0]
-        (hidden,) = self.inner(self.inner.split(x), for_inner)
+        inner, outer = self.inner, self.outer
+        if isinstance(inner, JointProduct) and isinstance(outer, JointProduct):
+            (hidden,) = inner(x, for_inner)
+            return outer(gated(hidden), for_outer)[0]
+        inner, outer = cast(JointProducts, inner), cast(JointProducts, outer)
+        (hidden,) = inner(inner.split(x), for_inner)
         gates = hidden.besides.sigmoid()
-        gated = []
-        for index, (group, (low, high)) in enumerate(zip(hidden.groups, self.inner.groups, strict=True)):
+        activated = []
+        for index, (group, (low, high)) in enumerate(zip(hidden.groups, inner.groups, strict=True)):
             first, channels = sum(self.hidden[:low]), self.hidden[low]
             of_degrees = gates if len(hidden.groups) == 1 else gates[:, first : first + (high - low) * channels]
             of_degrees = of_degrees.unflatten(1, (-1, channels)).transpose(0, 1)
-            gated.append(group * of_degrees.index_select(0, self.get_buffer(f"degree_{index}")))
-        return ungrouped(self.outer(gated, for_outer)[0].groups)
+            activated.append(group * of_degrees.index_select(0, self.get_buffer(f"degree_{index}")))
+        return ungrouped(outer(activated, for_outer)[0].groups)
 
     def _with_norms(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "points width_in"]:
         norms = ((x * x) @ self.cast("of_norm", x.dtype) + self.smoothing**2).sqrt() - self.smoothing

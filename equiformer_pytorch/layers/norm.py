@@ -32,7 +32,7 @@ class Norm(ExactConstants):
         self.constant("mean", mean_weights, tuple(fiber))
         self.constant("floor", floor, self.eps)
 
-    def spread_gain(self, parameters: list[Tensor]) -> list[Tensor]:
+    def spread_gain(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """(2, width): the gain of each column, in the row of its denominator (degree 0, others)."""
         gains = parameters[0].split(list(self.fiber))
         columns = [gain.repeat(orders) for gain, (orders, _) in zip(gains, self.fiber.shapes, strict=True)]
@@ -50,7 +50,7 @@ class Norm(ExactConstants):
         with torch.autocast(x.device.type, enabled=False):
             if traced():
                 return (wide * (torch.addmm(floor, wide * wide, mean).rsqrt() @ gain.to(wide.dtype))).to(x.dtype)
-            return _Normed.apply(wide, gain.to(wide.dtype), mean, floor).to(x.dtype)  # pyright: ignore
+            return _Normed.apply(wide, gain.to(wide.dtype), mean, floor).to(x.dtype)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def mean_weights(channels: Sequence[int]) -> Float64[Tensor, "width two"]:

@@ -39,8 +39,11 @@ def _recurrence(
     """Both streams after all blocks."""
     x1 = x2 = x
     for attention, feed_forward in blocks:
-        x1 = x1 + attention(x2, graph, weights=weights)
+        y, of_layer = attention(x2, graph, with_weights=weights is not None)
+        x1 = x1 + y
         x2 = x2 + feed_forward(x1)
+        if weights is not None:
+            weights.append(of_layer)
     return x1, x2
 
 
@@ -88,7 +91,7 @@ class _Reversible(torch.autograd.Function):
                 y2 = y2 - g.detach()
                 with torch.enable_grad():
                     inner = y2.requires_grad_()
-                    f = functional_call(attention, for_attention, (inner, graph))
+                    f, _ = functional_call(attention, for_attention, (inner, graph), {"with_weights": False})
                 dy2 = dy2 + _pull_back(f, dy1, inner, [*edge_leaves, *for_attention.values()], sums)
                 y2 = y2.detach()
                 y1 = y1 - f.detach()

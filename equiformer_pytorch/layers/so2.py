@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equiformer_pytorch.layers.activation import gated
 from equiformer_pytorch.ops.so2 import Block, BlockPlan, Scale, so2_product
 from equiformer_pytorch.so3.rows import order_major_rows
 
@@ -126,7 +127,7 @@ class SO2Linear(nn.Module):
         `matrices` are those of :meth:`build`."""
         scale, bias, *blocks = self.build(self.parameters_in_order()) if matrices is None else matrices
         message, *besides = so2_product(x.flatten(1), F.linear(scalars, scale, bias), blocks, (), self.plan)
-        message = F.glu(message, dim=1) if self.gated else message
+        message = gated(message) if self.gated else message
         return besides[0] if besides else message[:, :0], message.unflatten(1, (-1, self.channels_out))
 
 

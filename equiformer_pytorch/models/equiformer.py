@@ -119,6 +119,7 @@ class Equiformer(nn.Module):
                 fiber_out, include_htype_norms=given.ff_include_htype_norms, init_out_zero=given.init_out_zero
             )
             blocks.append((attention, feed_forward))
+        self.sees_structures = given.num_linear_attn_heads > 0 and given.depth > 0
         self.layers = ReversibleBlocks(blocks) if given.reversible else SequentialBlocks(blocks)
 
         self.norm = Norm(dim_out)
@@ -231,21 +232,26 @@ class Equiformer(nn.Module):
             inputs, coors, flat = open_data(inputs, tokens, with_edges)
         features = checks.check_degrees(inputs, self.input_degrees)
         coors = checks.check_coordinates(coors)
+        rules, embed = self._rules(), self.edge_features
         if coors.ndim == 3:
             checks.check_absent(flat._asdict(), f"goes with flat coors (points, 3), got coors {tuple(coors.shape)}")
             layout = Layout.of_mask(mask, coors.shape[0], coors.shape[1], coors.device)
+            coordinates = layout.compact(coors)
+            with checks.together():
+                checks.check_finite("coors", coordinates, "point that mask keeps")
+                x = self.point_features(features, layout, self.dtype)
+            found = dense_edges(coordinates, layout, adj_mat, edges, rules, embed, self.dtype)
         else:
-            layout = flat.layout(coors)
             dense = {"mask": mask, "adj_mat": adj_mat, "edges": edges}
             checks.check_absent(dense, f"goes with dense coors (batch, points, 3), got coors {tuple(coors.shape)}")
-        coordinates = layout.compact(coors)
-        checks.check_finite("coors", coordinates, "point that mask keeps" if coors.ndim == 3 else "point")
-        x = self.point_features(features, layout, self.dtype)
-        rules, embed = self._rules(), self.edge_features
-        if coors.ndim == 3:
-            graph = self.edge_graph(dense_edges(coordinates, layout, adj_mat, edges, rules, embed, self.dtype), layout)
-        else:
-            graph = self.edge_graph(flat.edges(coordinates, layout, rules, embed, self.dtype), layout)
+            with checks.together() as gathered:
+                known = flat.check(coors, rules, embed, gathered)
+                self.point_features.check_flat(features)
+            layout = flat.layout(coors, known)
+            coordinates = layout.compact(coors)
+            x = self.point_features(features, layout, self.dtype)
+            found = flat.edges(coordinates, layout, known, rules, embed, self.dtype)
+        graph = self.edge_graph(found, layout)
 
         weights: list[list[Tensor]] | None = [] if return_attn else None
         x = self.through_layers(x, graph, weights)
@@ -290,7 +296,7 @@ class Equiformer(nn.Module):
             distance, rotation = self.edge_frame(edges.vectors)
             within = self.envelope(distance, self.valid_radius).to(self.dtype)
         count = layout.structure.shape[0]
-        table = Table.from_groups(edges.receivers, count, edges.most)
+        table = Table.from_groups(edges.receivers, count, edges.known)
         return EdgeGraph(
             senders=edges.senders,
             receivers=edges.receivers,
@@ -300,5 +306,5 @@ class Equiformer(nn.Module):
             scalars=self.radial(distance, edges.features),
             table=table,
             slots=Slots.of(table, within, self.attend_self),
-            structures=layout.table,
+            structures=layout.table if self.sees_structures else None,
         )

@@ -189,6 +189,8 @@ class Activation(ExactConstants):
     def forward(
         self, x: Float[Tensor, "points rows channels"], scalars: Float[Tensor, "points scalars"]
     ) -> Float[Tensor, "points rows out"]:
+        if self.gate and self.max_degree == 0:
+            return self._drop(F.silu(x))
         if self.gate:
             gates = self._drop(scalars.sigmoid()).unflatten(1, (self.max_degree, -1))
             higher = x[:, 1:] * gates.index_select(1, self.get_buffer("degree"))

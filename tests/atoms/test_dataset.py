@@ -260,6 +260,7 @@ def test_not_such_a_file(tmp_path: Path, suffix: str) -> None:
         load_structures(path, CUTOFF, on_error="skip")
 
 
+@pytest.mark.unchecked
 def test_what_a_caller_may_ask(tmp_path: Path, file: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_structures(tmp_path / "absent.xyz", CUTOFF, on_error="skip")

@@ -196,11 +196,13 @@ def test_given_edges_are_those_found():
         ({"cell": torch.eye(3, dtype=torch.float64).expand(2, 3, 3)}, "batch is missing"),
     ],
 )
+@pytest.mark.unchecked
 def test_bad_input_is_named(change, words):
     with pytest.raises((ValueError, TypeError), match=words):
         potential()(**crystal() | change, stress=True)
 
 
+@pytest.mark.unchecked
 def test_bad_settings_are_named():
     for options, words in (
         ({"species": ()}, "species"),

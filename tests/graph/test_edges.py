@@ -17,7 +17,7 @@ from tests.ops.graphs import edge_graph
 
 
 def test_sums_and_ends():
-    model = build(valid_radius=1.5)
+    model = build(valid_radius=1.5, num_linear_attn_heads=1)  # which looks at structures
     sample = example(model)
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3]).bool()
     sample.extra["mask"] = mask
@@ -26,7 +26,7 @@ def test_sums_and_ends():
     sums = graph.structures.sum(x)
     torch.testing.assert_close(sums, torch.stack((x[:7].sum(0), x[7:].sum(0))))
     # Of invariants alone a rotation makes nothing else.
-    ends = gather_rotate(x, 10 * x, graph, 1, 0).squeeze(1)
+    ends = gather_rotate(x[:, None], 10 * x[:, None], graph, 0).squeeze(1)
     torch.testing.assert_close(ends, x[graph.senders] + 10 * x[graph.receivers])
     assert (graph.receivers.diff() >= 0).all()
     edges = torch.randn(len(graph.senders), 2, 3, dtype=torch.float64)
@@ -56,8 +56,8 @@ def test_slots_are_the_envelope_side_by_side(sizes, attend_self):
         u = torch.cat((part.new_ones(int(attend_self)), part))
         assert slots.envelope[row, : len(u), 0].equal(u)
         assert slots.envelope[row, len(u) :].abs().sum() == 0
-        torch.testing.assert_close(slots.share[row, : len(u), 0], u / (u.sum() + 0.01))
-        assert slots.share[row, len(u) :].abs().sum() == 0
+        torch.testing.assert_close(slots.minus_share[row, : len(u), 0], -u / (u.sum() + 0.01))
+        assert slots.minus_share[row, len(u) :].abs().sum() == 0
         present = u > 0
         torch.testing.assert_close(slots.log_envelope[row, : len(u), 0][present], u[present].log())
     assert slots.log_envelope.isfinite().all()

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equiformer_pytorch.graph.table import Table, group_bounds
+from tests.waits import waits
 
 
 def grouped(sizes: list[int]) -> torch.Tensor:
@@ -29,20 +30,34 @@ def test_tables_spread_gather_and_sum(sizes):
     assert (table.mask is None) == (len(set(sizes)) <= 1)
 
 
-@given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=5), room=st.integers(0, 2))
-def test_where_the_most_is_known_the_table_is_the_same(sizes, room):
-    """Also where it is not reached."""
+@given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=5), room=st.integers(0, 2), fewer=st.integers(0, 2))
+def test_bounds_that_are_known_are_not_looked_for(sizes, room, fewer):
+    """Where the most is not reached the rectangle is wider than it need be."""
     group, members = grouped(sizes), torch.randn(sum(sizes), 2)
-    plain, told = (Table.from_groups(group, len(sizes), most) for most in (None, max(sizes) + room))
+    plain = Table.from_groups(group, len(sizes))
+    told = Table.from_groups(group, len(sizes), (max(min(sizes) - fewer, 0), max(sizes) + room))
     if sum(sizes):
-        assert told.spread(members).equal(plain.spread(members))
-    assert (told.rows, told.columns, told.mask is None) == (plain.rows, plain.columns, plain.mask is None)
+        spread = told.spread(members)
+        assert spread[:, : plain.columns].equal(plain.spread(members))
+        assert told.gather(spread).equal(members)
+        torch.testing.assert_close(told.sum(members), plain.sum(members))
+    if told.mask is not None:
+        assert told.mask.sum(1).tolist() == sizes
+    assert told.rows == len(sizes)
+    assert plain.columns <= told.columns <= max(sizes) + room
+
+
+def test_what_is_known_is_not_asked_for():
+    """No value of a tensor is waited for."""
+    group = grouped([2, 1, 0])
+    for known, count in ((None, 1), ((0, 2), 0)):
+        assert len(waits(lambda known=known: Table.from_groups(group, 3, known))) == count
 
 
 def test_equal_sizes_are_a_view():
     members = torch.randn(6, 2)
-    for most in (None, 2):
-        table = Table.from_groups(torch.tensor([0, 0, 1, 1, 2, 2]), 3, most)
+    for known in (None, (2, 2), (0, 2)):
+        table = Table.from_groups(torch.tensor([0, 0, 1, 1, 2, 2]), 3, known)
         assert table.spread(members).data_ptr() == members.data_ptr()
 
 

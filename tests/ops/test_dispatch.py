@@ -12,14 +12,34 @@ from torch.func import functional_call, grad, vmap
 
 from equiformer_pytorch.ops import dispatch
 from equiformer_pytorch.ops.dispatch import KERNELS, Kernel, operation, register, traced
-from equiformer_pytorch.ops.rotate import gather_rotate, rotate_in, rotate_out
+from equiformer_pytorch.ops.rotate import (
+    gather_rotate,
+    join_rotate,
+    rotate_in,
+    rotate_out,
+    rotate_sum,
+    weigh_rotate,
+)
 from equiformer_pytorch.ops.so2 import so2_product
 from equiformer_pytorch.ops.softmax import edge_softmax, slot_softmax
+from tests import published_cases
 from tests.models import build, example
 from tests.ops.graphs import SIZES, edge_graph, normal
 from tests.ops.plans import PLANS, arguments
 
-OPERATIONS = ["edge_softmax", "gather_rotate", "rotate_in", "rotate_out", "slot_softmax", "so2_product"]
+OPERATIONS = [
+    "edge_softmax",
+    "gather_rotate",
+    "join_rotate",
+    "rotate_in",
+    "rotate_out",
+    "rotate_sum",
+    "slot_softmax",
+    "so2_product",
+    "weigh_rotate",
+]
+
+DEGREES = torch.tensor([0, 1, 1, 1, 2, 2, 2, 2, 2])
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +58,20 @@ def _table() -> Iterator[None]:
 def calls() -> dict[str, Callable[[], Any]]:
     """Each operation, called."""
     graph = edge_graph(SIZES["ragged"], 2, table=True)
-    ends = normal(graph.count, 18), normal(graph.count, 18, seed=1)
+    ends = normal(graph.count, 9, 2), normal(graph.count, 9, 2, seed=1)
     x, plan = normal(6, 9, 2), PLANS["orders"]
     given = arguments(plan, 6)
     slots = normal(graph.count, graph.slots.envelope.shape[1], 2)
     return {
-        "gather_rotate": lambda: gather_rotate(*ends, graph, 3, 1),
+        "gather_rotate": lambda: gather_rotate(*ends, graph, 1),
         "rotate_in": lambda: rotate_in(x, graph.rotation, 1),
         "rotate_out": lambda: rotate_out(x[:, :7], graph.rotation, 3, 1),
         "so2_product": lambda: so2_product(
             given["inputs"][0], given["scales"], given["matrices"], given["biases"], plan
         ),
+        "join_rotate": lambda: join_rotate(ends[0], graph),
+        "weigh_rotate": lambda: weigh_rotate(ends[0], normal(6, 3), normal(12, 3), normal(12), DEGREES, graph),
+        "rotate_sum": lambda: rotate_sum(x, normal(6, 2), normal(9), graph.rotation.blocks[0], graph),
         "edge_softmax": lambda: edge_softmax(normal(6, 2), graph, 1e-16),
         "slot_softmax": lambda: slot_softmax(slots, graph.slots),
     }
@@ -97,27 +120,55 @@ def test_a_kernel_serves_the_operations_that_are_made_of_it():
     assert torch.equal(calls()["gather_rotate"](), 2 * plain)
 
 
+FUNCTIONS = {
+    "edge_softmax": edge_softmax,
+    "gather_rotate": gather_rotate,
+    "join_rotate": join_rotate,
+    "rotate_out": rotate_out,
+    "rotate_sum": rotate_sum,
+    "slot_softmax": slot_softmax,
+    "so2_product": so2_product,
+    "weigh_rotate": weigh_rotate,
+}
+
+
+def used_in(call: Callable[[], Any]) -> dict[str, int]:
+    """How often a call asks for each operation, other than by another one."""
+    used: dict[str, int] = {}
+
+    def watched(name: str) -> Kernel:
+        function = FUNCTIONS[name].__wrapped__
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            used[name] = used.get(name, 0) + 1
+            return function(*args, **kwargs)
+
+        return Kernel(lambda *_, **__: True, run)
+
+    for name in FUNCTIONS:
+        register(name, watched(name))
+    call()
+    return used
+
+
 def test_models_run_through_the_table():
     """Kernels that are the functions themselves see every layer, and change nothing."""
     model = build(l2_dist_attention=False)
-    given = example(model)
+    given, found = example(model), []
     plain = model(**given.call()).type0
-    used: list[str] = []
-    for operation_, name in (
-        (gather_rotate, "gather_rotate"),
-        (so2_product, "so2_product"),
-        (rotate_out, "rotate_out"),
-        (slot_softmax, "slot_softmax"),
-    ):
-        function = operation_.__wrapped__
-        register(name, Kernel(lambda *_: True, lambda *args, f=function, n=name: used.append(n) or f(*args)))
-    assert torch.equal(model(**given.call()).type0, plain)
-    assert {name: used.count(name) for name in set(used)} == {
-        "gather_rotate": 3,
-        "so2_product": 3,
-        "rotate_out": 3,
-        "slot_softmax": 2,
-    }
+    used = used_in(lambda: found.append(model(**given.call()).type0))
+    assert torch.equal(found[0], plain)
+    assert used == {"gather_rotate": 3, "so2_product": 3, "rotate_out": 3, "slot_softmax": 2}
+
+
+@pytest.mark.parametrize("kind", ["v2", "v3"])
+def test_published_models_run_through_the_table(kind: str):
+    """Two layers, and the attention that gives forces."""
+    model, inputs, found = published_cases.build(kind), published_cases.molecule(), []
+    plain = model(**inputs)["energy"]
+    used = used_in(lambda: found.append(model(**inputs)["energy"]))
+    assert torch.equal(found[0], plain)
+    assert used == {"join_rotate": 3, "so2_product": 6, "edge_softmax": 3, "rotate_sum": 3}
 
 
 def test_unknown_names_are_refused():

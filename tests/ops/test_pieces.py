@@ -94,7 +94,7 @@ def summed(graph: EdgeGraph, leaves: dict[str, Tensor], width: int = 18) -> tupl
 
     def function(rows: slice, graph: EdgeGraph) -> tuple[Tensor, Tensor]:
         assert graph.count == rows.stop - rows.start
-        message = gather_rotate(leaves["sender"], cut(leaves["receiver"], rows), graph, 3, 1)
+        message = gather_rotate(leaves["sender"], cut(leaves["receiver"], rows), graph, 1)
         weights = edge_softmax(graph.scalars, graph, 1e-3)
         return graph.sum_receivers(message * weights.sum(1)[:, None, None]), graph.sum_receivers(weights)
 
@@ -104,7 +104,7 @@ def summed(graph: EdgeGraph, leaves: dict[str, Tensor], width: int = 18) -> tupl
 def made(name: str, table: bool) -> tuple[EdgeGraph, dict[str, Tensor]]:
     graph = edge_graph(SIZES[name], 3, table=table)
     scalars, block, envelope, *_ = graph.tensors()
-    ends = (normal(graph.count, 18, seed=seed) for seed in (0, 1))
+    ends = (normal(graph.count, 9, 2, seed=seed) for seed in (0, 1))
     return graph, dict(zip(LEAVES, (*ends, scalars, envelope, block), strict=True))
 
 
@@ -218,7 +218,7 @@ def test_cut():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dtypes(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype):
     graph = edge_graph(SIZES["ragged"], 3, dtype=dtype)
-    x = [normal(5, 18, seed=seed, dtype=dtype) for seed in (0, 1)]
+    x = [normal(5, 9, 2, seed=seed, dtype=dtype) for seed in (0, 1)]
     leaves = dict(zip(LEAVES, (*x, graph.scalars, graph.envelope, graph.rotation.blocks[0]), strict=True))
     whole = summed(graph, leaves)
     monkeypatch.setattr(pieces, "LARGEST", 1)

@@ -16,7 +16,7 @@ from equiformer_pytorch.graph.frames import EdgeFrames
 from equiformer_pytorch.graph.table import Table
 from equiformer_pytorch.ops.pieces import over_points, over_receivers
 from equiformer_pytorch.ops.recompute import product_in_pieces, recomputed
-from equiformer_pytorch.ops.rotate import gather_rotate, rotate_out
+from equiformer_pytorch.ops.rotate import gather_rotate, join_rotate, rotate_out, rotate_sum, weigh_rotate
 from equiformer_pytorch.ops.so2 import so2_product
 from equiformer_pytorch.ops.softmax import edge_softmax, slot_softmax
 from tests.ops.graphs import SIZES, edge_graph, normal
@@ -49,12 +49,32 @@ class Rotated(Operation):
     """In, out, and the sum over receivers."""
 
     def forward(self, graph: EdgeGraph, x: Tensor) -> Tensor:
-        aligned = gather_rotate(x, 2 * x, graph, 3, 1)
+        x = x.unflatten(1, (9, 2))
+        aligned = gather_rotate(x, 2 * x, graph, 1)
         return graph.sum_receivers(rotate_out(aligned.sin(), graph.rotation, 3, 1))
 
 
 class RotatedInTables(Rotated):
     table = True
+
+
+class RotatedInPieces(Operation):
+    """Side by side or weighed and added, and summed with weights of heads; rotations of one block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.ParameterList([normal(16, 1), normal(16)])
+        self.register_buffer("degree", torch.tensor([d for d in range(4) for _ in range(2 * d + 1)]))
+
+    def forward(self, graph: EdgeGraph, x: Tensor) -> Tensor:
+        x = x[:, :16].reshape(-1, 8, 2).repeat(1, 2, 1)
+        heads = graph.scalars[:, :1].cos().expand(-1, 2)
+        joined = join_rotate(x, graph).sin()
+        weighed = weigh_rotate(x, graph.scalars[:, :1], *self.last, self.degree, graph)
+        weights = torch.cat((heads, heads.sin()), dim=1)
+        message = torch.cat((joined, weighed, weighed.cos()), dim=2)
+        rescaled = torch.linspace(0, 1, 16, dtype=x.dtype)
+        return rotate_sum(message, weights, rescaled, graph.rotation.blocks[0], graph)
 
 
 class Product(Operation):
@@ -87,7 +107,7 @@ class SlotWeights(Operation):
 
     def forward(self, graph: EdgeGraph, x: Tensor) -> Tensor:
         logits = graph.spread(x.index_select(0, graph.senders)[:, :2])
-        return slot_softmax(torch.cat((x[:, None, :2], logits), dim=1), graph.slots)
+        return torch.cat(slot_softmax(torch.cat((x[:, None, :2], logits), dim=1), graph.slots, x[:, 2:4].cos()), dim=2)
 
 
 class InPieces(Operation):
@@ -118,6 +138,7 @@ class Again(Operation):
 OPERATIONS: dict[str, Any] = {
     "rotations": Rotated,
     "rotations in tables": RotatedInTables,
+    "rotations in pieces": RotatedInPieces,
     **{f"product, {name}": lambda name=name: Product(name) for name in SINGLE},
     "edge softmax": EdgeWeights,
     "slot softmax": SlotWeights,

@@ -9,6 +9,8 @@ import torch
 from equiformer_pytorch import Equiformer
 from tests.models import build
 
+pytestmark = pytest.mark.unchecked
+
 N = 5
 FLOATS = {"inputs": torch.randn(2, N, 5).double(), "coors": torch.randn(2, N, 3).double()}
 TOKENS = {"inputs": torch.arange(2 * N).remainder(4).unflatten(0, (2, N)), "coors": torch.randn(2, N, 3)}

@@ -224,12 +224,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("words", WRONG)
+@pytest.mark.unchecked
 def test_wrong_inputs(words: str):
     inputs = molecule()
     with pytest.raises(ValueError, match=words.split()[0]):
         build("gradient")(**{**inputs, **WRONG[words](inputs)})
 
 
+@pytest.mark.unchecked
 def test_missing_and_clashing_inputs():
     model, inputs = build("v3"), molecule()
     with pytest.raises(TypeError, match="pos is required"):
@@ -263,12 +265,14 @@ BAD_ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("cls", "config", "changes", "words"), BAD_ARGUMENTS)
+@pytest.mark.unchecked
 def test_bad_arguments(cls, config: dict[str, Any], changes: dict[str, Any], words: str):
     with pytest.raises(ValueError, match=words):
         cls(**{**config, **changes})
 
 
 @pytest.mark.parametrize(("cls", "config"), [(EquiformerV2, V2), (EquiformerV3, V3)])
+@pytest.mark.unchecked
 def test_unknown_arguments(cls, config: dict[str, Any]):
     with pytest.raises(TypeError, match="sphere_chanels"):
         cls(**config, sphere_chanels=3)
@@ -279,6 +283,7 @@ def test_unknown_arguments(cls, config: dict[str, Any]):
 # Dynamo looks at .grad of whatever it is given.
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("kind", ["v2", "v3"])
+@pytest.mark.unchecked
 def test_layer_stack_compiles_as_one_graph(kind: str):
     torch._dynamo.reset()
     model, handed = build(kind), []

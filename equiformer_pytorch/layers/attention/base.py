@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +13,17 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.attention.heads import Heads
+from equiformer_pytorch.layers.attention.points import OfPoints, PointMaps
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
-from equiformer_pytorch.ops.pieces import cut, over_receivers
+from equiformer_pytorch.ops.pieces import over_receivers
 from equiformer_pytorch.ops.rotate import rotate_out
 from equiformer_pytorch.ops.softmax import slot_softmax
-from equiformer_pytorch.so3.rows import component_degrees, degree_index
+from equiformer_pytorch.so3.rows import component_degrees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class Attention(TakesMatrices):
     and whatever else makes the keys.
 
     All maps of the points are one product, all orders of an edge another; where that would be mostly zeros, there is
-    one product for each degree and order (:class:`JointLinear`, :class:`SO2Linear`).
+    one product for each degree and order (:class:`PointMaps`, :class:`SO2Linear`).
     """
 
     def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig, *, logit_invariants: int = 0) -> None:
@@ -109,26 +108,15 @@ class Attention(TakesMatrices):
 
     def _plan(self) -> None:
         """How the products are arranged; subclasses call it when their own maps are there."""
-        maps: dict[str, Linear | nn.Linear] = {"sender": self.conv.from_sender, "receiver": self.conv.from_receiver}
-        maps |= {} if self.to_own is None else {"own": self.to_own}
-        maps |= {} if self.to_gates is None else {"gates": self.to_gates}
-        maps |= {} if self.to_query is None else {"query": self.to_query}
-        self.map_names = list(maps)
-        places = {name: place for place, name in enumerate(maps)}
-        fibers = [Fiber((m.out_features,)) if isinstance(m, nn.Linear) else m.fiber_out for m in maps.values()]
-        if self.to_query is not None:
-            fibers += [Fiber((sum(self.columns) * sum(self.heads),))]  # its columns, spaced out
-        self.gated = self.conv.so2.narrow and is_narrow(self.fiber, fibers)
-        if self.gated:
-            self.conv.so2.gate()
-            arrange = {"own": self._gated_columns, "query": self.query_columns}
-            arrange = {places[name]: function for name, function in arrange.items() if name in places}
-            self.points = JointProduct(list(maps.values()), arrange)
-        else:
-            end, logits = self.channels + self.conv.so2.invariants, self.channels + self.logit_invariants
-            ranges = [(self.channels, logits), *([(0, self.channels), (logits, end)] if len(self.heads) > 1 else [])]
-            besides = {places["own"]: (self.channels, [r for r in ranges if r[0] < r[1]])} if "own" in places else {}
-            self.points = JointProducts(list(maps.values()), besides)
+        self.points = PointMaps(
+            self.conv,
+            self.to_own,
+            self.to_gates,
+            self.to_query,
+            heads=self.heads,
+            channels=self.channels,
+            logit_invariants=self.logit_invariants,
+        )
         self.to_points = Heads(self.heads, self.key_heads, self.dim_head, self.channels, self.fiber_out)
         self.constant("component_degree", component_degrees, 0, len(self.heads))
 
@@ -160,104 +148,58 @@ class Attention(TakesMatrices):
     ) -> Float[Tensor, "receivers slots heads"]:
         """Of the heads of all degrees, side by side."""
 
-    def query_columns(self, query: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
-        """The columns of `to_query` as logits want them."""
-        return query
-
-    def spaced_query(self, query: Any) -> Tensor | None:
-        """The query as :meth:`logits` takes it, from what `to_query` gave."""
-        return None
-
     def forward(
         self,
         x: Float[Tensor, "points width"],
         graph: EdgeGraph,
         matrices: Matrices | None = None,
-        weights: list[list[Float[Tensor, "points heads slots"]]] | None = None,
-    ) -> Float[Tensor, "points width_out"]:
-        """The features to add.
-
-        Args:
-            matrices: those of :meth:`parts`.
-            weights: where given, the attention weights per degree are appended, slot 0 being the point itself where
-                it attends to itself.
-        """
+        with_weights: bool = True,
+    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
+        """The features to add; and, where wanted, the attention weights per degree, slot 0 being the point itself where
+        it attends to itself. `matrices` are those of :meth:`parts`."""
         matrices = self.own_matrices() if matrices is None else matrices
         (gain,), for_points, for_edges, for_heads, for_logits = matrices
         normed = self.norm(x, gain)
-        of_points = dict(zip(self.map_names, self._of_points(normed, for_points), strict=True))
-        own = None if self.to_own is None else self._own(of_points["own"])
-        query = self.spaced_query(of_points["query"]) if "query" in of_points else None
-        gates = of_points["gates"].sigmoid() if self.to_gates is not None else None
-        slots = 0 if graph.slots is None else graph.slots.envelope.shape[1]
+        of_points = self.points(normed, for_points)
+        _, slots = graph.laid_out()
+        columns = slots.envelope.shape[1]
 
         def attend(rows: slice, graph: EdgeGraph) -> tuple[Tensor, ...]:
             """Softmax, gates and weighted sums, for some receivers."""
-            kept, message = self.conv(of_points["sender"], cut(of_points["receiver"], rows), graph, for_edges)
+            _, slots = graph.laid_out()
+            mine = of_points.receiving(rows)
+            invariants, message = self.conv(mine.sender, mine.receiver, graph, for_edges)
             message = rotate_out(message, graph.rotation, len(self.heads), self.conv.so2.max_order)
-            mine = None if own is None else [cut(part, rows) for part in own]
-            messages, invariants = self._messages(kept, message, mine, graph)
-            logits = self.logits(messages, invariants, None if query is None else cut(query, rows), for_logits)
-            gated, shares = slot_softmax(logits, graph.slots, None if gates is None else cut(gates, rows))
+            messages, invariants = self._messages(message, invariants, mine, graph)
+            logits = self.logits(messages, invariants, mine.query, for_logits)
+            gated, shares = slot_softmax(logits, slots, None if mine.gates is None else mine.gates.sigmoid())
             out = self.to_points(messages, gated.to(messages.dtype), for_heads)
-            if weights is None:
+            if not with_weights:
                 return (out,)
-            found = shares.detach() * graph.slots.envelope.detach()
-            return out, F.pad(found, (0, 0, 0, slots - found.shape[1]))
+            found = shares.detach() * slots.envelope.detach()
+            return out, F.pad(found, (0, 0, 0, columns - found.shape[1]))
 
-        out, *found = over_receivers(attend, graph, self.conv.width, x.shape[0])
-        if weights is not None:
-            weights.append(list(found[0].mT.split(list(self.heads), dim=1)))
+        out, *weights = over_receivers(attend, graph, self.conv.width, x.shape[0])
         if self.linear_attn is not None:
             attended = self.linear_attn(normed[:, : self.scalars], graph) @ self.linear_attn_to_out
             out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
-        return out
-
-    def _gated_columns(self, own: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
-        """The columns of `to_own` as invariants for the logits, message, and the gate of each of its components."""
-        degrees = len(self.heads)
-        gates = (degrees - 1) * self.channels
-        scalars, invariants, gates, higher = own.split(
-            [self.channels, self.logit_invariants, gates, sum(self.columns[1:])], dim=1
-        )
-        of_degrees = torch.cat((scalars, gates), dim=1).split(self.channels, dim=1)
-        spread = [of_degrees[degree] for degree in degree_index(degrees - 1)]
-        return torch.cat((invariants, scalars, higher, *spread), dim=1)
-
-    def _of_points(self, x: Float[Tensor, "points width"], matrices: Sequence[Tensor]) -> list[Any]:
-        """What the maps give: of a gated layer tensors as arranged, else one :class:`Mapped` each; the ends of the
-        convolution, degree-major, and the gates of the heads are tensors anyway."""
-        if isinstance(self.points, JointProduct):
-            sender, receiver, *others = self.points(x, matrices)
-            return [*(end.unflatten(1, (-1, self.conv.channels)) for end in (sender, receiver)), *others]
-        sender, receiver, *others = self.points(self.points.split(x), matrices)
-        besides = self.map_names.index("gates") - 2 if "gates" in self.map_names else None
-        others = [m.besides if place == besides else m for place, m in enumerate(others)]
-        return [sender.rows(), receiver.rows(), *others]
-
-    def _own(self, own: Any) -> list[Tensor]:
-        """Of what `to_own` gives: the message of each point to itself (gated, in a gated layer), and invariants."""
-        if self.gated:
-            invariants, message = own.split([self.logit_invariants, own.shape[1] - self.logit_invariants], dim=1)
-            return [F.glu(message, dim=1).unflatten(1, (-1, self.channels)), invariants]
-        return [own.rows(), own.besides]
+        return out, [part for found in weights for part in found.mT.split(list(self.heads), dim=1)]
 
     def _messages(
         self,
-        invariants: Float[Tensor, "edges invariants"],
         message: Float[Tensor, "edges components channels"],
-        own: list[Tensor] | None,
+        invariants: Float[Tensor, "edges invariants"],
+        mine: OfPoints,
         graph: EdgeGraph,
     ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers slots invariants"]]:
         """What each receiver attends to, itself first, where it does, then its edges; and invariants for the logits."""
         messages, invariants = graph.spread(message), graph.spread(invariants)
-        if own is not None:
-            messages = torch.cat((own[0][:, None], messages), dim=1)
+        if mine.own is not None and mine.invariants is not None:
+            messages = torch.cat((mine.own[:, None], messages), dim=1)
+            if invariants.shape[2]:
+                invariants = torch.cat((mine.invariants[:, None], invariants), dim=1)
         messages = messages.flatten(2)
-        if own is not None:
-            none = invariants.shape[-1] == 0
-            invariants = messages[..., :0] if none else torch.cat((own[1][:, None], invariants), dim=1)
-        if self.gated:
+        if self.points.gated:
             return messages, invariants
         if len(self.heads) == 1:
             return F.silu(messages), invariants

@@ -6,27 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProducts
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.ops.dispatch import traced
-from equiformer_pytorch.so3.rows import component_degrees
 
 
 def logit_scales(heads: Sequence[int], columns: Sequence[int]) -> Float64[Tensor, " heads"]:
     """Of each head, 2/√(components · channels) of its degree."""
     scales = [2 * of_degree**-0.5 for of_degree, count in zip(columns, heads, strict=True) for _ in range(count)]
     return torch.tensor(scales, dtype=torch.float64)
-
-
-def components_of_degrees(low: int, high: int) -> Float64[Tensor, "degrees one components one"]:
-    """One where a component belongs to a degree, zero elsewhere."""
-    return F.one_hot(component_degrees(low, high), high - low).mT.double()[:, None, :, None]
 
 
 def squared_lengths(
@@ -65,14 +57,10 @@ class L2DistAttention(Attention):
 
     def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig) -> None:
         super().__init__(fiber, fiber_out, config)
-        self.query_fiber = Fiber(h * self.channels for h in self.heads)
-        self.to_query = Linear(fiber, self.query_fiber, bias=True)
+        self.to_query = Linear(fiber, Fiber(h * self.channels for h in self.heads), bias=True)
         self.metric = nn.ParameterList(torch.ones(h, self.channels) for h in self.key_heads)
         self.constant("scale", logit_scales, self.heads, tuple(self.columns))
         self._plan()
-        if isinstance(self.points, JointProducts):
-            for index, (low, high) in enumerate(self.points.groups):
-                self.constant(f"own_{index}", components_of_degrees, low, high)
 
     def logit_parameters(self) -> list[Tensor]:
         """The factors a of each degree."""
@@ -85,31 +73,6 @@ class L2DistAttention(Attention):
             columns.append(metric.expand(heads, -1).repeat(1, 2 * degree + 1))
         return [torch.block_diag(*columns).mT]
 
-    def query_columns(self, query: Float[Tensor, "rows width"]) -> Float[Tensor, "rows heads_components_channels"]:
-        """As (head, component, channel), with zeros for components of another degree."""
-        spaced, first = [], 0
-        for part, heads in zip(self.query_fiber.split(query), self.heads, strict=True):
-            of_heads = part.unflatten(2, (heads, self.channels)).transpose(1, 2)
-            spaced.append(F.pad(of_heads, (0, 0, 0, 0, first, sum(self.heads) - first - heads)))
-            first += heads
-        return torch.cat(spaced, dim=2).flatten(1)
-
-    def spaced_query(self, query: Any) -> Float[Tensor, "points heads components_channels"]:
-        """As :meth:`query_columns`, of every point."""
-        if self.gated:
-            return query.unflatten(1, (sum(self.heads), -1))
-        groups = [group for group in self.points.groups if group[0] < len(self.heads)]
-        spaced = []
-        for index, (group, (low, high)) in enumerate(zip(query.groups, groups, strict=True)):
-            heads, first = self.heads[low], sum(self.heads[:low])
-            part = group.unflatten(2, (heads, self.channels)).permute(1, 2, 0, 3)
-            if high - low > 1:
-                part = (part[:, None] * self.cast(f"own_{index}", part.dtype)).flatten(1, 2)
-            if part.shape[1] < sum(self.heads):
-                part = F.pad(part, (0, 0, 0, 0, first, sum(self.heads) - first - part.shape[1]))
-            spaced.append(part)
-        return (torch.cat(spaced, dim=2) if len(spaced) > 1 else spaced[0]).flatten(2)
-
     def logits(
         self,
         messages: Float[Tensor, "receivers slots components_channels"],
@@ -118,6 +81,8 @@ class L2DistAttention(Attention):
         matrices: Sequence[Tensor],
     ) -> Float[Tensor, "receivers slots heads"]:
         """As in the base class; asks for no invariants."""
+        if query is None:
+            raise ValueError("query is missing: the logits are distances to it")
         lengths = squared_lengths(messages, matrices[0].square())
         logits = torch.baddbmm(lengths, messages, query.mT, beta=-0.5)
         return logits * self.cast("scale", logits.dtype)

@@ -28,6 +28,8 @@ class TaylorLinearAttention(nn.Module):
     def forward(self, invariants: Float[Tensor, "points dim"], graph: EdgeGraph) -> Float[Tensor, "points heads_dim"]:
         query, key, value = rearrange(self.to_qkv(invariants), "p (three h d) -> three p h d", three=3, h=self.heads)
         structures = graph.structures
+        if structures is None:
+            raise ValueError("this graph has no table of each structure's points")
         query = structures.spread(_taylor_features(query * self.scale))
         key = structures.spread(_taylor_features(key))
         value = structures.spread(torch.nn.functional.pad(value, (0, 1), value=1.0))

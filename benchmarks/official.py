@@ -28,6 +28,8 @@ class _Smearing(nn.Module):
     The official code asks for `num_output`, and its files have the centres as ``offset``.
     """
 
+    offset: Tensor
+
     def __init__(self, first: float, last: float, centres: int, relative_width: float) -> None:
         super().__init__()
         self.num_output = centres

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from equiformer_pytorch import Equiformer
 from equiformer_pytorch.testing import equivariance_errors
-from tests.models import KINDS, Example, build, example, relative
+from tests.models import KINDS, Example, build, example, relative, squares
 from tests.oracle import random_rotation
+from tests.promises.test_reversible import without_reversing
 
 
 def sized(x: float) -> str:
@@ -155,7 +156,7 @@ def gradients() -> None:
 
         def energy(coors: Tensor, model=model, given=given, weight=weight) -> Tensor:
             out = Example(given.inputs, coors, given.extra).all_degrees(model)
-            return sum((out[d] * weight[d]).sum() for d in out)
+            return torch.stack([(out[d] * weight[d]).sum() for d in out]).sum()
 
         coors = given.coors.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(energy(coors), coors)
@@ -175,33 +176,14 @@ def gradients() -> None:
 
     for dtype in (torch.float32, torch.float64):
         plain = build(dtype, reversible=True, depth=6)
-        worst = 0.0
         given = example(plain).to(dtype)
-
-        def grads(model: Equiformer, given: Example, recurrence: bool) -> list[Tensor]:
+        gradients = []
+        for model in (plain, without_reversing(plain)):
             coors = given.coors.clone().requires_grad_()
-            layers = model.layers
-            if recurrence:
-                # The same two streams, recorded by autograd.
-                class Plain(torch.nn.Module):
-                    def forward(self, x, graph, weights=None):
-                        x1 = x2 = x
-                        for attention, feed_forward in layers.blocks:
-                            x1 = x1 + attention(x2, graph)[0]
-                            x2 = x2 + feed_forward(x1)
-                        return (x1 + x2) / 2
-
-                model.layers = Plain()
-            try:
-                out = Example(given.inputs, coors, given.extra).all_degrees(model)
-                loss = sum(x.square().sum() for x in out.values())
-                parameters = (*layers.parameters(), *model.embed.parameters())
-                return list(torch.autograd.grad(loss, (coors, *parameters)))
-            finally:
-                model.layers = layers
-
-        for a, b in zip(grads(plain, given, False), grads(plain, given, True), strict=True):
-            worst = max(worst, relative(a, b))
+            loss = squares(Example(given.inputs, coors, given.extra).all_degrees(model))
+            watched = (coors, *model.layers.parameters(), *model.embed.parameters())
+            gradients.append(torch.autograd.grad(loss, watched))
+        worst = max(relative(one, other) for one, other in zip(*gradients, strict=True))
         print(f"reversible gradient against the recorded recurrence, 6 blocks, {dtype}: worst {sized(worst)}")
 
 
@@ -219,8 +201,8 @@ def smoothness() -> None:
             coors[0, 3, 0] += side
             coors.requires_grad_()
             out = model(feats, coors, return_all_degrees=True)
-            loss = sum((x * torch.linspace(-1, 1, x.numel()).view_as(x)).sum() for x in out.values())
-            (gradient,) = torch.autograd.grad(loss, coors)
+            parts = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).sum() for x in out.values()]
+            (gradient,) = torch.autograd.grad(torch.stack(parts).sum(), coors)
             outs.append(({d: x.detach() for d, x in out.items()}, gradient))
         worst_out = max(worst_out, *deviation(outs[1][0], outs[0][0]).values())
         worst_grad = max(worst_grad, relative(outs[1][1], outs[0][1]))

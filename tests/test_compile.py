@@ -61,6 +61,7 @@ def test_layer_stack_is_one_graph(kind):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_other_sizes_run_through_the_compiled_stack():
     layers, x, graph = stack_and_inputs("l2")
     compiled = torch.compile(layers, fullgraph=True, backend="eager", dynamic=True)
@@ -69,6 +70,7 @@ def test_other_sizes_run_through_the_compiled_stack():
     assert torch.allclose(compiled(x, graph), layers(x, graph), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_whole_model_compiles():
     model = build(**KINDS["l2"])
     given = example(model, batch=2, points=6)

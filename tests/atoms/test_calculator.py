@@ -130,6 +130,7 @@ def test_published_models(direct):
             assert np.allclose(atoms.get_stress(voigt=False), (stress + stress.T) / 2, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_relaxation_and_dynamics():
     """An untrained potential has minima too: a relaxation finds one, and dynamics from there conserve energy."""
     atoms = as_atoms(molecule(5))
@@ -187,6 +188,21 @@ def test_stress_of_a_slab(kind):
     atoms.calc = EquiformerCalculator(build(kind))
     numeric = calculate_numerical_stress(atoms, eps=1e-5, force_consistent=False)
     assert np.abs(atoms.get_stress() - numeric).max() < 1e-6 * np.abs(numeric).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_atoms(kind):
+    atoms = as_atoms(crystal())
+    atoms.calc = EquiformerCalculator(build(kind))
+    assert atoms.get_potential_energies().shape == (3,)
+    assert atoms.get_potential_energies().sum() == pytest.approx(atoms.get_potential_energy(), rel=1e-12)
+    if kind in CONSERVATIVE:
+        assert np.allclose(atoms.get_stresses().sum(0), atoms.get_stress(), rtol=0, atol=1e-12)
+        with pytest.raises(PropertyNotImplementedError):
+            Atoms("H2", [[0, 0, 0], [0, 0, 1]], calculator=atoms.calc).get_stresses()
+    else:
+        with pytest.raises(PropertyNotImplementedError):
+            atoms.get_stresses()
 
 
 @pytest.mark.parametrize("kind", KINDS)

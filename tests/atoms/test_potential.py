@@ -1,5 +1,7 @@
 """Energies, forces, stress and targets: symmetric, consistent, smooth, differentiable twice, clear about bad input."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -35,8 +37,14 @@ def test_forces_and_stress_are_derivatives_and_can_be_trained_on(l2):
     """By positions, cell and weights: the gradient of a loss of energy, forces and stress."""
     model = potential(l2_dist_attention=l2)
     assert_gradients(model, molecule(7), second=False, fast=True)
-    assert_gradients(model, {**crystal(), "stress": True})
+    assert_gradients(model, {**crystal(), "stress": True}, fast=True)
     assert_gradients(model, {**crystal(), "stress": True}, parameters=True, second=False, fast=True)
+
+
+@ATTENTIONS
+@pytest.mark.slow
+def test_second_derivatives_entry_by_entry(l2):
+    assert_gradients(potential(l2_dist_attention=l2), {**crystal(), "stress": True})
 
 
 def test_batch_as_one_by_one():
@@ -110,7 +118,7 @@ def test_smooth_where_an_atom_leaves(l2):
 
 def test_references_and_scale_from_data():
     model = potential()
-    true = dict(zip(SPECIES, (-13.0, -1000.5, -2000.25), strict=True))
+    true: dict[int, float] = dict(zip(SPECIES, (-13.0, -1000.5, -2000.25), strict=True))
     structures = []
     for seed in range(6):
         structure = molecule(4 + seed, seed)
@@ -204,7 +212,7 @@ def test_bad_input_is_named(change, words):
 
 @pytest.mark.unchecked
 def test_bad_settings_are_named():
-    for options, words in (
+    bad: tuple[tuple[dict[str, Any], str], ...] = (
         ({"species": ()}, "species"),
         ({"species": (1, 1)}, "species"),
         ({"species": (0,)}, "species"),
@@ -213,7 +221,8 @@ def test_bad_settings_are_named():
         ({"targets": {"energy": Target(0)}}, "energy"),
         ({"targets": {"far": Target(5)}}, "far"),
         ({"targets": {"odd": {"degree": 0, "per": "bond"}}}, "odd"),
-    ):
+    )
+    for options, words in bad:
         with pytest.raises(ValueError, match=words):
             potential(**options)
     with pytest.raises(ValueError, match="stress needs cell"):

@@ -10,7 +10,7 @@ from equiformer_pytorch import Equiformer
 from equiformer_pytorch.testing import Role, assert_equivariant
 from equiformer_pytorch.testing.equivariance import PROPER, TRANSFORMATIONS
 from tests import tolerances
-from tests.models import KINDS, Example, build, example
+from tests.models import KINDS, Example, blocks, build, example, grad_of, squares
 from tests.oracle import random_rotation
 
 DTYPES = [torch.float32, torch.float64]
@@ -68,9 +68,9 @@ def test_coincident_points(kind):
     sample.coors[0, 4:] = sample.coors[0, 3]
     check(model, sample, torch.float64)
     sample.coors.requires_grad_()
-    sum(x.square().sum() for x in sample.all_degrees(model).values()).backward()
-    assert sample.coors.grad.isfinite().all()
-    assert sample.coors.grad.abs().max() > 0
+    squares(sample.all_degrees(model)).backward()
+    assert grad_of(sample.coors).isfinite().all()
+    assert grad_of(sample.coors).abs().max() > 0
 
 
 @pytest.mark.parametrize("kind", ["l2", "mlp"])
@@ -120,7 +120,7 @@ def test_centre_of_an_octahedron_has_no_vector_in_any_layer(kind, turned, dtype)
     features = torch.randn(2, 5).double()[[0, 1, 1, 1, 1, 1, 1]]
 
     outputs = []
-    for attention, feed_forward in model.layers.blocks:
+    for attention, feed_forward in blocks(model):
         attention.register_forward_hook(lambda module, _, out: outputs.append((module.fiber_out, out[0])))
         feed_forward.register_forward_hook(lambda module, _, out: outputs.append((module.fiber, out)))
     with torch.no_grad():

@@ -13,6 +13,7 @@ from equiformer_pytorch import EquiformerV2, EquiformerV3
 from equiformer_pytorch.ops import pieces
 from equiformer_pytorch.so3.harmonics import recurrence_constants, spherical_harmonics
 from equiformer_pytorch.testing import assert_equivariant, assert_gradients, equivariance_errors
+from tests.models import mostly_slow
 from tests.published_cases import GRADIENT, V2, V3, build, crystal, loss_of, molecule, relative, together
 from tests.tolerances import PUBLISHED_EQUIVARIANCE, SAME_GRADIENT, SAME_VALUE
 
@@ -282,7 +283,7 @@ def test_unknown_arguments(cls, config: dict[str, Any]):
 
 # Dynamo looks at .grad of whatever it is given.
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
-@pytest.mark.parametrize("kind", ["v2", "v3"])
+@pytest.mark.parametrize("kind", mostly_slow(["v2", "v3"], "v3"))
 @pytest.mark.unchecked
 def test_layer_stack_compiles_as_one_graph(kind: str):
     torch._dynamo.reset()

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from equiformer_pytorch.base.checks import unchecked_values
 from equiformer_pytorch.models.equiformer import Equiformer
 from equiformer_pytorch.version import __version__
 
@@ -11,7 +12,14 @@ if TYPE_CHECKING:
     from equiformer_pytorch.models.equiformer_v2 import EquiformerV2
     from equiformer_pytorch.models.equiformer_v3 import EquiformerV3
 
-__all__ = ["Equiformer", "EquiformerPotential", "EquiformerV2", "EquiformerV3", "__version__"]
+__all__ = [
+    "Equiformer",
+    "EquiformerPotential",
+    "EquiformerV2",
+    "EquiformerV3",
+    "__version__",
+    "unchecked_values",
+]
 
 # Imported when asked for, so that importing the package takes no longer than the model that one wants.
 _LATER = {
@@ -25,3 +33,6 @@ def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+# Pickles of 1.2 name modules that are elsewhere now.
+__path__.append(f"{__path__[0]}/legacy/paths")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import EdgeGraph
 from tests.models import KINDS, build, example, mostly_slow
 
 # Dynamo looks at .grad of whatever it is given.
@@ -24,7 +24,7 @@ def stack_and_inputs(kind: str, batch: int = 2, points: int = 7):
     return model.layers, x.detach(), graph
 
 
-def gradients(function, layers: torch.nn.Module, x: torch.Tensor, graph: Graph) -> list[torch.Tensor]:
+def gradients(function, layers: torch.nn.Module, x: torch.Tensor, graph: EdgeGraph) -> list[torch.Tensor]:
     x = x.clone().requires_grad_()
     out = function(x, graph)
     weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)

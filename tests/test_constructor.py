@@ -215,9 +215,9 @@ def test_attend_self():
         blocks(model)[0][0].register_forward_hook(lambda _, args, out, caught=caught: caught.append(out))
         sample = example(model, batch=1, points=3)
         model(sample.inputs[:, :1], sample.coors[:, :1])
-        out, weights = caught[0]
-        assert bool((out != 0).any()) == attend_self
-        assert weights[0].shape[-1] == attend_self
+        assert bool((caught[0] != 0).any()) == attend_self
+        _, attn = model(sample.inputs[:, :1], sample.coors[:, :1], return_attn=True)
+        assert attn[0][0].weights.shape[-1] == attend_self
 
 
 @pytest.mark.parametrize("frac", [0.0, 0.25, 0.5, 1.0])

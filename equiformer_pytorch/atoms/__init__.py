@@ -3,14 +3,15 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from equiformer_pytorch.atoms.potential import EquiformerPotential, Target
+from equiformer_pytorch.atoms.potential import EquiformerPotential
+from equiformer_pytorch.base.potential import Potential, Target
 from equiformer_pytorch.graph.periodic import radius_graph
 
 if TYPE_CHECKING:
     from equiformer_pytorch.atoms.batches import element_energies, gives_stress, predict, refit_references
     from equiformer_pytorch.atoms.calculator import EquiformerCalculator
     from equiformer_pytorch.atoms.dataset import StructureDataset, collate_structures, load_structures
-    from equiformer_pytorch.atoms.load import Potential, load_potential
+    from equiformer_pytorch.atoms.load import load_potential
 
 __all__ = [
     "EquiformerCalculator",
@@ -31,7 +32,6 @@ __all__ = [
 # What stands on the extra `atoms`, or on all models, is imported when it is asked for.
 _LATER = {
     "EquiformerCalculator": "calculator",
-    "Potential": "load",
     "StructureDataset": "dataset",
     "collate_structures": "dataset",
     "element_energies": "batches",
@@ -47,3 +47,6 @@ def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+# Pickles of 1.2 name modules that are elsewhere now.
+__path__.append(f"{__path__[0]}/../legacy/paths/atoms")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float64
@@ -12,20 +12,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from equiformer_pytorch.atoms.dataset import collate_structures
-from equiformer_pytorch.atoms.heads import HEAVIEST, fit_element_energies
-from equiformer_pytorch.atoms.load import Potential
-from equiformer_pytorch.atoms.potential import EquiformerPotential
-from equiformer_pytorch.published.model import PublishedModel
-
-INPUTS = ("atomic_numbers", "pos", "batch", "cell", "edge_index", "cell_offsets")
+from equiformer_pytorch.atoms.heads import fit_element_energies
+from equiformer_pytorch.base.potential import Potential
 
 
 def predict(potential: nn.Module, batch: Mapping[str, Tensor], *, stress: bool = False) -> dict[str, Tensor]:
-    """Energy (structures,) in eV and float64, and forces (atoms, 3) in eV/Å, to train on or to compare.
+    """Energy (structures,) in eV and float64, and forces (atoms, 3) in eV/Å, to train on or to compare; and the
+    targets of the potential.
 
     Args:
-        potential: an :class:`EquiformerPotential`, :class:`EquiformerV2` or :class:`EquiformerV3`, or
-            ``DistributedDataParallel`` around one.
+        potential: of any kind, or ``DistributedDataParallel`` around one.
         batch: of :func:`collate_structures`.
         stress: also the stress (structures, 3, 3) in eV/Å³.
 
@@ -33,33 +29,17 @@ def predict(potential: nn.Module, batch: Mapping[str, Tensor], *, stress: bool =
         ValueError: a stress is wanted of a model that gives none, or of structures without volume.
     """
     model = potential.module if isinstance(potential, DistributedDataParallel) else potential
-    if stress and not gives_stress(model):
-        raise ValueError("stress is wanted, and the model gives none (regress_stress is False)")
-    inputs = {name: batch[name] for name in INPUTS}
-    if not isinstance(model, PublishedModel):
-        return potential(**inputs, stress=stress)
-    out = model.scales.apply(potential(**inputs), batch["atomic_numbers"], batch["batch"])
-    if stress:
-        out["stress"] = out["stress"].unflatten(-1, (3, 3))
-    return out
+    return cast(Potential, model).evaluate(batch, stress=stress, through=potential)
 
 
-def gives_stress(potential: nn.Module) -> bool:
+def gives_stress(potential: Potential) -> bool:
     """Whether the model knows of stress: an :class:`EquiformerPotential` always, others with ``regress_stress``."""
-    if isinstance(potential, PublishedModel):
-        return potential.stress_block is not None or potential.gradient_stress
-    return True
+    return "stress" in potential.gives
 
 
 def element_energies(potential: Potential) -> Float64[Tensor, " elements"]:
     """The reference energy of each atomic number, in eV; zero where there is none."""
-    found = torch.zeros(HEAVIEST + 1, dtype=torch.float64)
-    if isinstance(potential, EquiformerPotential):
-        found[potential.species] = potential.energies.references.cpu()
-    elif potential.scales.element_energies is not None:
-        known = potential.scales.element_energies[: HEAVIEST + 1]
-        found[: len(known)] = known.to(found)
-    return found
+    return potential.element_energies()
 
 
 @torch.no_grad()
@@ -79,9 +59,5 @@ def refit_references(potential: Potential, structures: Sequence[Mapping[str, Ten
     missing: list[float] = []
     for batch in DataLoader(structures, batch_size, collate_fn=collate_structures):  # pyright: ignore[reportArgumentType]
         batch: dict[str, Any] = {name: tensor.to(device) for name, tensor in batch.items()}
-        missing += (batch["energy"] - predict(potential, batch)["energy"]).tolist()
-    shift = fit_element_energies([item["atomic_numbers"] for item in structures], missing)
-    if isinstance(potential, EquiformerPotential):
-        potential.energies.references += shift[potential.species].to(device)
-    else:
-        potential.scales = potential.scales.shifted(shift)
+        missing += (batch["energy"] - potential.evaluate(batch, forces=False)["energy"]).tolist()
+    potential.shift_element_energies(fit_element_energies([item["atomic_numbers"] for item in structures], missing))

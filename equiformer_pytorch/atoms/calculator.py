@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch.atoms.load import load_potential
-from equiformer_pytorch.atoms.potential import EquiformerPotential
+from equiformer_pytorch.base.potential import Potential
+from equiformer_pytorch.base.tracing import lasting_tensors
 from equiformer_pytorch.graph.periodic import radius_graph
-from equiformer_pytorch.published.model import PublishedModel
 
 try:
     from ase import Atoms
@@ -30,30 +31,32 @@ class EquiformerCalculator(Calculator):
     the species or the periodicity changed. The numbers are the same: whatever is beyond the cutoff weighs nothing.
 
     Args:
-        potential: an :class:`EquiformerPotential`, :class:`EquiformerV2` or :class:`EquiformerV3`, or a file of one,
-            as :func:`~equiformer_pytorch.atoms.load_potential` takes it.
+        potential: of any kind, which is copied and stays as it is; or a file of one, as
+            :func:`~equiformer_pytorch.atoms.load_potential` takes it.
         skin: in Å; 0 finds neighbours at every step. Models with a largest number of neighbours always do.
         device: where to compute.
-        dtype: of positions and weights; None keeps that of the weights. float64 for dynamics that conserve energy.
+        dtype: of the weights, in which all is computed but differences of positions, which are float64; None keeps
+            that of the weights. float64 for dynamics that conserve energy.
     """
 
     def __init__(
         self,
-        potential: EquiformerPotential | PublishedModel | str | os.PathLike[str] | Mapping[str, Any],
+        potential: Potential | str | os.PathLike[str] | Mapping[str, Any],
         *,
         skin: float = 0.5,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(potential, EquiformerPotential | PublishedModel):
-            potential = load_potential(potential)
         if skin < 0:
             raise ValueError(f"skin must be at least 0, got {skin}")
-        self.potential = potential.to(device=device, dtype=dtype).eval()
-        self.skin = 0.0 if potential.max_neighbors is not None else float(skin)
-        self.targets = dict(potential.targets) if isinstance(potential, EquiformerPotential) else {}
-        self.implemented_properties = ["energy", "free_energy", "forces", "stress", *self.targets]
+        with lasting_tensors():
+            own = copy.deepcopy(potential) if isinstance(potential, Potential) else load_potential(potential)
+            self.potential = own.to(device=device, dtype=dtype).eval()
+        self.device = torch.device(device)
+        self.skin = 0.0 if self.potential.max_neighbors is not None else float(skin)
+        given = self.potential.gives
+        self.implemented_properties = ["energy", "free_energy", *sorted(given - {"energy"})]
         self.searches = 0
         self._kept: tuple[Atoms, Tensor, Tensor] | None = None
 
@@ -68,37 +71,31 @@ class EquiformerCalculator(Calculator):
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise ValueError("atoms is missing: there is nothing to calculate")
+        forces = "forces" in properties or "stress" in properties
+        stress = forces and "stress" in self.potential.gives and bool(atoms.cell.rank == 3)  # it is per volume
         with torch.no_grad():
-            if isinstance(self.potential, EquiformerPotential):
-                out = self._evaluate(self.potential, atoms, properties)
-            else:
-                out = self.potential.predict(atoms)
-                if atoms.cell.rank < 3:
-                    out.pop("stress", None)  # it is per volume
-        results: dict[str, Any] = {name: tensor.detach().double().cpu().numpy() for name, tensor in out.items()}
+            out = self.potential.evaluate(self._structure(atoms), forces=forces, stress=stress)
+        results: dict[str, Any] = {name: tensor.double().cpu().numpy() for name, tensor in out.items()}
         results["energy"] = results["free_energy"] = float(results["energy"][0])
         if "stress" in results:
             results["stress"] = full_3x3_to_voigt_6_stress(results["stress"].reshape(3, 3))
-        for name, target in self.targets.items():
+        for name, target in self.potential.targets.items():
             if target.per == "structure":
                 results[name] = results[name][0]
         self.results = results
 
-    def _evaluate(self, potential: EquiformerPotential, atoms: Atoms, properties: Sequence[str]) -> dict[str, Tensor]:
-        """With neighbours that are kept."""
-        network, periodic = potential.network, bool(atoms.pbc.any())
-        edge_index, cell_offsets = self._neighbours(potential, atoms)
-        return potential(
-            torch.as_tensor(atoms.numbers, dtype=torch.long, device=network.device),
-            torch.as_tensor(atoms.positions, dtype=network.dtype, device=network.device),
-            cell=torch.as_tensor(atoms.cell.array, device=network.device)[None] if periodic else None,
-            edge_index=edge_index,
-            cell_offsets=cell_offsets if periodic else None,
-            forces="forces" in properties or "stress" in properties,
-            stress=periodic and atoms.cell.rank == 3 and "stress" in properties,
-        )
+    def _structure(self, atoms: Atoms) -> dict[str, Tensor]:
+        """A batch of one, with neighbours that are kept."""
+        edge_index, cell_offsets = self._neighbours(atoms)
+        return {
+            "atomic_numbers": torch.as_tensor(atoms.numbers, dtype=torch.long, device=self.device),
+            "pos": torch.as_tensor(atoms.positions, dtype=torch.float64, device=self.device),
+            "cell": torch.as_tensor(atoms.cell.array, dtype=torch.float64, device=self.device)[None],
+            "edge_index": edge_index,
+            "cell_offsets": cell_offsets,
+        }
 
-    def _neighbours(self, potential: EquiformerPotential, atoms: Atoms) -> tuple[Tensor, Tensor]:
+    def _neighbours(self, atoms: Atoms) -> tuple[Tensor, Tensor]:
         """Within cutoff + skin; those of before, where they still hold all that are within the cutoff."""
         if self._kept is not None:
             before, edge_index, cell_offsets = self._kept
@@ -111,14 +108,13 @@ class EquiformerCalculator(Calculator):
                 moved = np.linalg.norm(atoms.positions - before.positions, axis=1)
                 if moved.max(initial=0.0) < self.skin / 2:
                     return edge_index, cell_offsets
-        device = potential.network.device
         edge_index, cell_offsets = radius_graph(
-            torch.as_tensor(atoms.positions),
-            potential.cutoff + self.skin,
-            cell=torch.as_tensor(atoms.cell.array)[None],
-            pbc=torch.as_tensor(atoms.pbc)[None],
-            max_neighbors=potential.max_neighbors,
+            torch.as_tensor(atoms.positions, device="cpu"),
+            self.potential.cutoff + self.skin,
+            cell=torch.as_tensor(atoms.cell.array, device="cpu")[None],
+            pbc=torch.as_tensor(atoms.pbc & self.potential.use_pbc, device="cpu")[None],
+            max_neighbors=self.potential.max_neighbors,
         )
         self.searches += 1
-        self._kept = (atoms.copy(), edge_index.to(device), cell_offsets.to(device))
+        self._kept = (atoms.copy(), edge_index.to(self.device), cell_offsets.to(self.device))
         return self._kept[1:]

@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
+from equiformer_pytorch.atoms.references import find_references
+from equiformer_pytorch.base.checks import looks_at_values, require
 from equiformer_pytorch.base.constants import ExactConstants
-
-HEAVIEST = 118
+from equiformer_pytorch.base.potential import HEAVIEST
+from equiformer_pytorch.base.tracing import plain
 
 
 class Head(nn.Module):
@@ -67,35 +69,43 @@ class AtomicEnergies(ExactConstants):
         if not species or len(set(species)) < len(species) or not all(1 <= z <= HEAVIEST for z in species):
             raise ValueError(f"species must be different atomic numbers of 1 … {HEAVIEST}, got {list(species)}")
         self.species = list(species)
-        index_of = torch.full((HEAVIEST + 1,), -1)
-        index_of[torch.tensor(self.species)] = torch.arange(len(self.species))
-        self.register_buffer("index_of", index_of, persistent=False)
+        self.constant("index_of", _places, self.species)
         self.register_buffer("references", torch.zeros(len(species), dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
     def index(self, atomic_numbers: Int[Tensor, " atoms"]) -> Int[Tensor, " atoms"]:
-        """Place of each atom's species; ValueError for others."""
-        known = atomic_numbers.clamp(0, HEAVIEST) == atomic_numbers
-        index = torch.where(known, self.index_of[atomic_numbers.clamp(0, HEAVIEST)], -1)
-        if bool((index < 0).any()):
-            unknown = sorted(set(atomic_numbers[index < 0].tolist()))
-            raise ValueError(f"atomic_numbers has {unknown}, the potential knows species {self.species}")
-        return index
+        """Place of each atom's species, −1 for others."""
+        inside = atomic_numbers.clamp(0, HEAVIEST)
+        return torch.where(inside == atomic_numbers, self.index_of[inside], -1)
+
+    def check(self, atomic_numbers: Int[Tensor, " atoms"]) -> None:
+        """ValueError unless all are of the species."""
+        index = self.index(atomic_numbers)
+
+        def error() -> ValueError:
+            unknown = sorted(set(plain(atomic_numbers)[plain(index) < 0].tolist()))
+            return ValueError(f"atomic_numbers has {unknown}, the potential knows species {self.species}")
+
+        if looks_at_values():
+            require((index >= 0).all(), error)
 
     def forward(self, x: Float[Tensor, " atoms"], index: Int[Tensor, " atoms"]) -> Float64[Tensor, " atoms"]:
         return self.references[index] + self.scale * x.double()
 
     def fit(self, structures: Iterable[Mapping[str, Tensor]]) -> None:
-        """References by least squares (the smallest ones, where compositions leave a choice); scale: root mean square
-        of the force components."""
-        compositions, energies, squares, components = [], [], 0.0, 0
+        """References from isolated atoms, else by least squares; scale from the forces, or from the energies where
+        forces are absent or rounding: see :func:`find_references`. Where there is neither, the scale stays."""
+        structures = list(structures)
         for structure in structures:
-            self.index(structure["atomic_numbers"].to(self.index_of.device))
-            compositions.append(structure["atomic_numbers"])
-            energies.append(float(structure["energy"]))
-            if "forces" in structure:
-                squares += float(structure["forces"].double().square().sum())
-                components += structure["forces"].numel()
-        self.references.copy_(fit_element_energies(compositions, energies)[self.species])
-        if squares > 0:
-            self.scale.fill_((squares / components) ** 0.5)
+            self.check(structure["atomic_numbers"].to(self.index_of.device))
+        found = find_references(structures)
+        self.references.copy_(found.energies[self.species])
+        if found.scale is not None:
+            self.scale.fill_(found.scale)
+
+
+def _places(species: Sequence[int]) -> Int[Tensor, " elements"]:
+    """The place of each atomic number among the species, −1 for others."""
+    places = torch.full((HEAVIEST + 1,), -1)
+    places[torch.tensor(species)] = torch.arange(len(species))
+    return places

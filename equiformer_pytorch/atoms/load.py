@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
-from equiformer_pytorch.atoms.potential import EquiformerPotential
-from equiformer_pytorch.base.saved import read_saved
-from equiformer_pytorch.models.equiformer_v2 import EquiformerV2
-from equiformer_pytorch.models.equiformer_v3 import EquiformerV3
+from equiformer_pytorch.base.potential import Potential
+from equiformer_pytorch.base.saved import read_saved, weights_of
 
-Potential = EquiformerPotential | EquiformerV2 | EquiformerV3
-
-# What only the weights of one model have in their names.
-MARKS = {"energies.references": EquiformerPotential, ".ga.so2_conv_1.": EquiformerV2, ".ga.so2_linear_1.": EquiformerV3}
+# Where the class of each family is, by the name that its files bear. A family that is not listed is not found in files.
+FAMILIES = {
+    "EquiformerPotential": "equiformer_pytorch.atoms.potential",
+    "EquiformerV2": "equiformer_pytorch.models.equiformer_v2",
+    "EquiformerV3": "equiformer_pytorch.models.equiformer_v3",
+}
 
 
 def load_potential(source: str | os.PathLike[str] | Mapping[str, Any]) -> Potential:
@@ -29,18 +30,26 @@ def load_potential(source: str | os.PathLike[str] | Mapping[str, Any]) -> Potent
         ValueError: it holds none of these; the message names the file.
     """
     contents = read_saved(source)
-    weights = contents.get("state_dict", contents)
-    names = list(map(str, weights)) if isinstance(weights, Mapping) else []
     where = "source" if isinstance(source, Mapping) else os.fspath(source)
-    for mark, kind in MARKS.items():
-        if any(mark in name for name in names):
+    try:
+        weights = weights_of(contents)
+    except ValueError as error:
+        raise ValueError(f"{where} holds none of {', '.join(FAMILIES)}: {error}") from error
+    named = contents.get("model")
+    for name, kind in _families(named if isinstance(named, str) else None):
+        if name == named or kind.recognises(weights):
             try:
-                if kind is EquiformerPotential:
-                    return EquiformerPotential.from_checkpoint(contents).eval()
-                return kind.from_checkpoint(contents, ema=bool(contents.get("ema")))
+                return kind.from_file(contents)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{where} does not fit {kind.__name__}: {error}") from error
+                raise ValueError(f"{where} does not fit {name}: {error}") from error
     raise ValueError(
-        f"{where} holds none of EquiformerPotential, EquiformerV2 and EquiformerV3, but {sorted(names)[:5]}: wanted is"
-        " what their save, or an official trainer, writes"
+        f"{where} holds none of {', '.join(FAMILIES)}, but {sorted(weights)[:5]}: wanted is what their save, or an"
+        " official trainer, writes"
     )
+
+
+def _families(named: str | None) -> Iterator[tuple[str, type[Potential]]]:
+    """That which the file names, or all; imported one after the other."""
+    for name, module in FAMILIES.items():
+        if named not in FAMILIES or name == named:
+            yield name, getattr(import_module(module), name)

@@ -3,35 +3,79 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor, nn
 
 from equiformer_pytorch.atoms.heads import AtomicEnergies, Head
 from equiformer_pytorch.base import checks
-from equiformer_pytorch.base.saved import read_saved, write_saved
-from equiformer_pytorch.graph.periodic import radius_graph
+from equiformer_pytorch.base.arguments import as_config, takes
+from equiformer_pytorch.base.potential import HEAVIEST, Potential, Target
+from equiformer_pytorch.base.saved import read_saved, weights_of
+from equiformer_pytorch.base.tracing import lasting_tensors
+from equiformer_pytorch.graph.edges import Edges
+from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, with_slope
+from equiformer_pytorch.inputs.layout import Layout
+from equiformer_pytorch.inputs.structures import Structures, gather_structures
 from equiformer_pytorch.models.equiformer import Equiformer
+
+__all__ = ["EquiformerPotential", "Target"]
+
+ALWAYS = ("energy", "forces", "stress")
+# What :meth:`EquiformerPotential.evaluate` hands on of a batch.
+INPUTS = ("atomic_numbers", "pos", "batch", "cell", "pbc", "edge_index", "cell_offsets")
 
 
 @dataclass(frozen=True)
-class Target:
-    """Something to predict beside energy, forces and stress: `channels` features of one degree.
+class PotentialArguments:
+    """The arguments of :class:`EquiformerPotential`, checked as far as its network does not."""
 
-    Per atom, or per structure as the sum over its atoms. Degree 1 is (x, y, z), e.g. a dipole moment:
-    ``Target(1, "structure")``. With `reflection_equivariant` a target has parity (−1)^degree.
-    """
+    _: KW_ONLY
+    species: Sequence[int]
+    cutoff: float = 5.0
+    max_neighbors: int | None = None
+    dim: int | Sequence[int] = 64
+    num_degrees: int = 4
+    depth: int = 2
+    heads: int | Sequence[int] = 4
+    dim_head: int | Sequence[int] = 16
+    radial_hidden_dim: int = 64
+    ff_include_htype_norms: bool = True
+    l2_dist_attention: bool = True
+    reflection_equivariant: bool = True
+    targets: Mapping[str, Target | Mapping[str, Any]] | None = None
 
-    degree: int
-    per: Literal["atom", "structure"] = "atom"
-    channels: int = 1
+    def __post_init__(self) -> None:
+        checks.check_number("cutoff", self.cutoff, 0, whole=False, exclusive=True)
+        checks.check_number("max_neighbors", self.max_neighbors, 1)
+        for name, target in self.all_targets.items():
+            if name in ALWAYS:
+                raise ValueError(f"targets: {name} is always there")
+            if not 0 <= target.degree < self.num_degrees:
+                raise ValueError(
+                    f"targets[{name!r}] has degree {target.degree}, the model has num_degrees = {self.num_degrees}"
+                )
+            if target.per not in ("atom", "structure"):
+                raise ValueError(f"targets[{name!r}] must be per 'atom' or 'structure', got {target.per!r}")
+
+    @property
+    def all_targets(self) -> dict[str, Target]:
+        """By name."""
+        given = (self.targets or {}).items()
+        return {name: target if isinstance(target, Target) else Target(**target) for name, target in given}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As plain values."""
+        species, targets = [int(number) for number in self.species], as_config(self.all_targets)
+        return {**as_config(self), "species": species, "cutoff": float(self.cutoff), "targets": targets}
 
 
-class EquiformerPotential(nn.Module):
+class EquiformerPotential(Potential):
     r"""An interatomic potential on top of :class:`Equiformer`,
 
     .. math:: E = \sum_i \bigl(E^0_{Z_i} + s\,\epsilon(x_i)\bigr), \qquad F_i = -\frac{\partial E}{\partial r_i}, \qquad
@@ -42,7 +86,9 @@ class EquiformerPotential(nn.Module):
     ASE's; the virial is −Vσ.
 
     Units: eV, Å, eV/Å, eV/Å³. Energies come in float64: sums of reference energies have more digits than float32
-    holds. All else is in the dtype of the positions. Forces can be differentiated again, for training on them.
+    holds. Forces and stress are in the dtype of the positions, targets in that of the weights. Differences of
+    positions are taken in float64, all else is computed in the dtype of the weights, at least float32. Forces can be
+    differentiated again, for training on them.
 
     Args:
         species: the atomic numbers that may occur.
@@ -58,69 +104,26 @@ class EquiformerPotential(nn.Module):
         ValueError, TypeError: for arguments that make no sense, by name.
     """
 
-    def __init__(
-        self,
-        *,
-        species: Sequence[int],
-        cutoff: float = 5.0,
-        max_neighbors: int | None = None,
-        dim: int | Sequence[int] = 64,
-        num_degrees: int = 4,
-        depth: int = 2,
-        heads: int | Sequence[int] = 4,
-        dim_head: int | Sequence[int] = 16,
-        radial_hidden_dim: int = 64,
-        ff_include_htype_norms: bool = True,
-        l2_dist_attention: bool = True,
-        reflection_equivariant: bool = True,
-        targets: Mapping[str, Target | Mapping[str, Any]] | None = None,
-    ) -> None:
-        super().__init__()
-        self.config: dict[str, Any] = {
-            "species": [int(number) for number in species],
-            "cutoff": float(cutoff),
-            "max_neighbors": max_neighbors,
-            "dim": dim if isinstance(dim, int) else list(dim),
-            "num_degrees": num_degrees,
-            "depth": depth,
-            "heads": heads if isinstance(heads, int) else list(heads),
-            "dim_head": dim_head if isinstance(dim_head, int) else list(dim_head),
-            "radial_hidden_dim": radial_hidden_dim,
-            "ff_include_htype_norms": ff_include_htype_norms,
-            "l2_dist_attention": l2_dist_attention,
-            "reflection_equivariant": reflection_equivariant,
-        }
-        checks.check_number("cutoff", cutoff, 0, whole=False, exclusive=True)
-        if max_neighbors is not None:
-            checks.check_number("max_neighbors", max_neighbors, 1)
-        self.targets = {
-            name: target if isinstance(target, Target) else Target(**target) for name, target in (targets or {}).items()
-        }
-        for name, target in self.targets.items():
-            if name in ("energy", "forces", "stress"):
-                raise ValueError(f"targets: {name} is always there")
-            if not 0 <= target.degree < num_degrees:
-                raise ValueError(
-                    f"targets[{name!r}] has degree {target.degree}, the model has num_degrees = {num_degrees}"
-                )
-            if target.per not in ("atom", "structure"):
-                raise ValueError(f"targets[{name!r}] must be per 'atom' or 'structure', got {target.per!r}")
-        self.config["targets"] = {name: asdict(target) for name, target in self.targets.items()}
+    family = "EquiformerPotential"
 
-        self.cutoff, self.max_neighbors = float(cutoff), max_neighbors
-        self.energies = AtomicEnergies(self.config["species"])
+    @takes(PotentialArguments)
+    def __init__(self, given: PotentialArguments) -> None:
+        super().__init__()
+        self.config, self.targets = given.config, given.all_targets
+        self.cutoff, self.max_neighbors = float(given.cutoff), given.max_neighbors
+        self.energies = AtomicEnergies(self.species)
         self.network = Equiformer(
-            num_tokens=len(self.config["species"]),
-            dim=dim,
-            num_degrees=num_degrees,
-            depth=depth,
-            heads=heads,
-            dim_head=dim_head,
-            valid_radius=cutoff,
-            radial_hidden_dim=radial_hidden_dim,
-            ff_include_htype_norms=ff_include_htype_norms,
-            l2_dist_attention=l2_dist_attention,
-            reflection_equivariant=reflection_equivariant,
+            num_tokens=len(self.species),
+            dim=given.dim,
+            num_degrees=given.num_degrees,
+            depth=given.depth,
+            heads=given.heads,
+            dim_head=given.dim_head,
+            valid_radius=given.cutoff,
+            radial_hidden_dim=given.radial_hidden_dim,
+            ff_include_htype_norms=given.ff_include_htype_norms,
+            l2_dist_attention=given.l2_dist_attention,
+            reflection_equivariant=given.reflection_equivariant,
             embedding_grad_frac=1,
             output_degrees=1 + max([0, *(target.degree for target in self.targets.values())]),
         )
@@ -143,10 +146,10 @@ class EquiformerPotential(nn.Module):
         pos: Float[Tensor, "atoms 3"],
         batch: Int[Tensor, " atoms"] | None = None,
         *,
-        cell: Float[Tensor, "structures 3 3"] | None = None,
+        cell: Float[Tensor, "... 3"] | None = None,
         pbc: Tensor | None = None,
         edge_index: Int[Tensor, "2 edges"] | None = None,
-        cell_offsets: Int[Tensor, "edges 3"] | None = None,
+        cell_offsets: Shaped[Tensor, "edges 3"] | None = None,
         forces: bool = True,
         stress: bool = False,
     ) -> dict[str, Tensor]:
@@ -155,8 +158,8 @@ class EquiformerPotential(nn.Module):
         Args:
             atomic_numbers: of `species`.
             pos: positions in Å.
-            batch: the structure of each atom; None: all are one.
-            cell: cell vectors as rows, in Å; for one structure (3, 3) will do.
+            batch: the structure of each atom, in any order; None: all are one.
+            cell: cell vectors as rows, in Å, (structures, 3, 3); (3·structures, 3) will do.
             pbc: which cell vectors repeat, (structures, 3) or (3,); None: all of a `cell` that is given.
             edge_index, cell_offsets: (sender, receiver) of each edge, and how many cells the sender is away, where
                 the caller knows them; else they are found here.
@@ -168,77 +171,85 @@ class EquiformerPotential(nn.Module):
         Raises:
             ValueError, TypeError: unknown species, positions that are not finite, cells without volume, wrong shapes.
         """
-        species = self.energies.index(checks.check_integers("atomic_numbers", atomic_numbers, (None,), "(atoms,)"))
-        checks.check_shape("pos", checks.check_tensor("pos", pos), (species.shape[0], 3), "(atoms, 3)")
-        checks.check_floating("pos", pos)
-        checks.check_finite("pos", pos, "atom")
-        if cell is not None:
-            cell = checks.check_cell(cell).to(pos.dtype)
-            checks.check_finite("cell", cell, "structure")
-            if stress and bool((torch.linalg.det(cell) == 0).any()):
-                raise ValueError(f"cell must have a volume in every structure for the stress, got {cell.tolist()}")
-        elif stress:
-            raise ValueError("stress needs cell")
-        batch, structures = _structures(batch, cell, pos)
-        if edge_index is None:
-            edge_index, cell_offsets = radius_graph(
-                pos.detach(),
-                self.cutoff,
-                batch=batch,
-                cell=None if cell is None else cell.detach(),
-                pbc=pbc,
-                max_neighbors=self.max_neighbors,
-            )
-        if cell is None and cell_offsets is not None:
-            if bool(cell_offsets.any()):
-                raise ValueError("cell is missing: cell_offsets are not all zero")
-            cell_offsets = None
-        differentiate_again = torch.is_grad_enabled()
-        with torch.set_grad_enabled(differentiate_again or forces or stress):
-            wanted = []
-            if forces:
-                pos = pos if pos.requires_grad else pos.detach().requires_grad_()
-                wanted.append(pos)
-            moved, moved_cell = pos, cell
-            if stress and cell is not None:
-                strain = torch.zeros_like(cell).requires_grad_()
-                wanted.append(strain)
-                symmetric = (strain + strain.mT) / 2
-                moved = pos + (pos[:, None] @ symmetric[batch]).squeeze(1)
-                moved_cell = cell + cell @ symmetric
-            features = self.network(
-                species,
-                moved,
-                batch=batch,
-                edge_index=edge_index,
-                cell=moved_cell,
-                cell_offsets=cell_offsets,
-                return_all_degrees=True,
-            )
-            out = self._read_out(features, species, batch, structures)
-            if wanted:
-                derivatives = torch.autograd.grad(
-                    out["energy"].sum(), wanted, create_graph=differentiate_again, materialize_grads=True
-                )
+        given = {
+            "atomic_numbers": atomic_numbers,
+            "pos": pos,
+            "batch": batch,
+            "cell": cell,
+            "pbc": pbc,
+            "edge_index": edge_index,
+            "cell_offsets": cell_offsets,
+        }
+        if edge_index is not None and cell is not None and cell_offsets is None:
+            raise ValueError("cell_offsets is missing: of edges in a cell it says how many cells the sender is away")
+        recorded = torch.is_grad_enabled()
+        with lasting_tensors():
+            structures = gather_structures(None, given, self.energies.check, self.network.device, with_volume=stress)
+            structures = structures.with_edges(self.cutoff, self.max_neighbors)
+            geometry = edge_geometry(structures, torch.promote_types(self.network.dtype, torch.float32))
+            if not (forces or stress):
+                out = self._outputs(structures, geometry.vectors)
+            else:
+                out, slope = with_slope(lambda vectors: self._outputs(structures, vectors), geometry.vectors, recorded)
                 if forces:
-                    out["forces"] = -derivatives[0]
-                if stress and cell is not None:
-                    out["stress"] = derivatives[-1] / torch.linalg.det(cell).abs()[:, None, None]
-        return out if differentiate_again else {name: tensor.detach() for name, tensor in out.items()}
+                    out["forces"] = forces_of(structures, slope)
+                if stress:
+                    out["stress"] = stress_of(structures, geometry, slope)
+        return out if recorded else {name: tensor.detach() for name, tensor in out.items()}
 
-    def _read_out(
-        self, features: dict[int, Tensor], species: Tensor, batch: Tensor, structures: int
-    ) -> dict[str, Tensor]:
-        """Energy and the targets, from the features (atoms, channels, orders) of each degree."""
+    def _outputs(self, structures: Structures, vectors: Float[Tensor, "edges 3"]) -> dict[str, Tensor]:
+        """Energy and the targets, in the caller's order."""
+        species = self.energies.index(structures.atomic_numbers)
+        features = self._features(species, structures, vectors)
         invariants = features[0].squeeze(-1)
         atomic = self.energies(self.to_energy(invariants, features[0]).flatten(), species)
-        out = {"energy": _sum(atomic, batch, structures)}
+        out = {"energy": _sum(atomic, structures)}
         for name, target in self.targets.items():
             found = self.to_targets[name](invariants, features[target.degree])
-            found = found if target.per == "atom" else _sum(found, batch, structures)
+            found = structures.restored(found) if target.per == "atom" else _sum(found, structures)
             found = found.squeeze(-1) if target.degree == 0 else found
             out[name] = found.squeeze(1) if target.channels == 1 else found
         return out
+
+    def _features(
+        self, species: Int[Tensor, " atoms"], structures: Structures, vectors: Float[Tensor, "edges 3"]
+    ) -> dict[int, Float[Tensor, "atoms channels orders"]]:
+        """What the network finds for each atom, by degree. It looks no farther than edges reach: to it all atoms are
+        of one structure, and everything has been checked."""
+        network, senders, receivers = self.network, *structures.ends()
+        with checks.unchecked_values():
+            layout = Layout.of_batch(None, species.shape[0], 1, species.device, sort=False)
+            x = network.point_features({0: species}, layout, network.dtype)
+            graph = network.edge_graph(Edges(senders, receivers, vectors, None), layout)
+        x = network.through_layers(x, graph)
+        return {degree: part.mT for degree, part in enumerate(network.fiber_out.split(x))}
+
+    def evaluate(
+        self,
+        structures: Mapping[str, Any],
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        through: Callable[..., Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor]:
+        given = {name: structures.get(name) for name in INPUTS}
+        return dict((self if through is None else through)(**given, forces=forces, stress=stress))
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return tuple(self.species)
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset((*ALWAYS, *self.targets))
+
+    def element_energies(self) -> Float64[Tensor, " elements"]:
+        found = torch.zeros(HEAVIEST + 1, dtype=torch.float64, device="cpu")
+        found[self.species] = self.energies.references.cpu()
+        return found
+
+    def shift_element_energies(self, shift: Float64[Tensor, " elements"]) -> None:
+        self.energies.references += shift[self.species].to(self.energies.references.device)
 
     @torch.no_grad()
     def fit(self, structures: Iterable[Mapping[str, Tensor]]) -> None:
@@ -246,11 +257,8 @@ class EquiformerPotential(nn.Module):
         `forces`: least squares over compositions, and the root mean square of the force components."""
         self.energies.fit(structures)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write configuration and weights to a file for :meth:`from_checkpoint`; whole, or the old file stays."""
-        write_saved({"config": self.config, "state_dict": self.state_dict()}, path)
-
     @classmethod
+    @lasting_tensors()
     def from_checkpoint(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> EquiformerPotential:
         """The potential that :meth:`save` wrote, or that such a dict describes. Loading runs no code of the file's.
 
@@ -258,30 +266,24 @@ class EquiformerPotential(nn.Module):
             ValueError: where `source` is not such a file.
         """
         content = read_saved(source)
-        if not {"config", "state_dict"} <= content.keys():
+        if "config" not in content:
             held = sorted(map(str, content))
             raise ValueError(f"source must hold config and state_dict, as EquiformerPotential.save writes, got {held}")
+        state = weights_of(content)
         model = cls(**{"ff_include_htype_norms": False, **content["config"]})  # 1.1.0 wrote none and had none
-        state = content["state_dict"]
-        floating = [tensor.dtype for name, tensor in state.items() if name.startswith("network.")]
-        model.to(floating[0])
+        for floating in [tensor.dtype for name, tensor in state.items() if name.startswith("network.")][:1]:
+            model.to(floating)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"the weights do not fit the configuration: {error}") from error
         return model
 
-
-def _structures(batch: Tensor | None, cell: Tensor | None, pos: Tensor) -> tuple[Int[Tensor, " atoms"], int]:
-    """The structure of each atom, and how many there are."""
-    given = None if cell is None else cell.shape[0]
-    if batch is None:
-        if given not in (None, 1):
-            raise ValueError(f"batch is missing: cell has {given} structures")
-        return torch.zeros(pos.shape[0], dtype=torch.long, device=pos.device), 1
-    return checks.check_batch(batch, pos.shape[0], given)
+    @classmethod
+    def recognises(cls, weights: Mapping[str, Tensor]) -> bool:
+        return "energies.references" in weights
 
 
-def _sum(x: Float[Tensor, "atoms ..."], batch: Int[Tensor, " atoms"], structures: int) -> Tensor:
+def _sum(x: Float[Tensor, "atoms *rest"], structures: Structures) -> Float[Tensor, "structures *rest"]:
     """Over the atoms of each structure, in the same order every time."""
-    return x.new_zeros(structures, *x.shape[1:]).index_put((batch,), x, accumulate=True)
+    return x.new_zeros(structures.count, *x.shape[1:]).index_put((structures.batch,), x, accumulate=True)

@@ -1,15 +1,143 @@
-"""Checks of what a caller passes. Errors name the argument, what came and what is wanted."""
+"""Checks of what a caller passes. Errors name the argument, what came and what is wanted.
+
+Types and shapes are known at once. Values may lie on a device that is still busy: whoever looks at one waits for it.
+So checks of values say what they want of a tensor to :func:`require`; within :func:`together` they are decided at its
+end, all by one wait, and within :func:`unchecked_values` not at all.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from equiformer_pytorch.base.tracing import exporting, number_from_data
+from equiformer_pytorch.base.tracing import number_from_data, plain
+
+_LOOKS: ContextVar[bool] = ContextVar("_LOOKS", default=True)
+_MOST: ContextVar[int | None] = ContextVar("_MOST", default=None)
+
+
+@contextmanager
+def unchecked_values(most_neighbors: int | None = None) -> Iterator[None]:
+    """Within, no values are checked: neither whether coordinates are finite nor whether indices are in range.
+
+    For CUDA graphs and inner loops, in this thread or task alone. With edges given a call then never waits for the
+    device; whatever does not fit gives wrong numbers or an error of torch's. Types and shapes are checked as always.
+
+    Args:
+        most_neighbors: no point receives more of the given edges. `Equiformer` and what stands on it lay out the edges
+            of each point as a row, and have to wait for the device to know how long where this is not said.
+    """
+    if torch.compiler.is_compiling():  # which looks at no values, and cannot trace what follows
+        yield
+        return
+    tokens = _LOOKS.set(False), _MOST.set(most_neighbors)
+    try:
+        yield
+    finally:
+        _LOOKS.reset(tokens[0])
+        _MOST.reset(tokens[1])
+
+
+def most_neighbors() -> int | None:
+    """What :func:`unchecked_values` was told, if anything."""
+    return None if torch.compiler.is_compiling() else _MOST.get()
+
+
+def looks_at_values() -> bool:
+    """Whether values are checked: not within :func:`unchecked_values`, nor where torch compiles or exports."""
+    return not torch.compiler.is_compiling() and _LOOKS.get()
+
+
+class Answer:
+    """A number that is known once the block of :func:`together` has ended."""
+
+    value: int
+
+
+class Together:
+    """Questions about values on devices, all answered by one wait for a device. See :func:`together`."""
+
+    def __init__(self) -> None:
+        self._asked: dict[torch.device, list[tuple[Tensor, Callable[[int], None]]]] = {}
+
+    def require(self, ok: Bool[Tensor, ""], error: Callable[[], Exception]) -> None:
+        """Raise `error()` at the end unless `ok`."""
+
+        def look(value: int) -> None:
+            if not value:
+                raise error()
+
+        ok = plain(ok)
+        self._ask(ok.all() if ok.ndim else ok, look)
+
+    def number(self, value: Int[Tensor, ""] | Bool[Tensor, ""]) -> Answer:
+        """The value of a tensor, whether values are checked or not."""
+        answer = Answer()
+        self._ask(plain(value), lambda found: setattr(answer, "value", found))
+        return answer
+
+    def _ask(self, value: Tensor, use: Callable[[int], None]) -> None:
+        self._asked.setdefault(value.device, []).append((value, use))
+
+    def settle(self) -> None:
+        """Wait, and use the answers in the order of the questions."""
+        asked, self._asked = self._asked, {}
+        for questions in asked.values():
+            found = torch.stack([value.long() for value, _ in questions]).tolist()
+            for (_, use), value in zip(questions, found, strict=True):
+                use(value)
+
+
+_GATHERED: ContextVar[Together | None] = ContextVar("_GATHERED", default=None)
+
+
+@contextmanager
+def together() -> Iterator[Together]:
+    """Checks of values that are made within, also by the functions below, are decided at its end by one wait.
+
+    What is computed within from values that may turn out wrong must not fail for that, least of all on a device: clamp
+    an index before it is used. If something does fail, the checks before it come first::
+
+        with together() as gathered:
+            check_finite("pos", pos, "atom")
+            check_range(edge_index, atoms)
+            structures = gathered.number(batch.max() + 1)
+        print(structures.value)
+    """
+    gathered = Together()
+    if torch.compiler.is_compiling():
+        yield gathered
+        gathered.settle()
+        return
+    token = _GATHERED.set(gathered)
+    try:
+        yield gathered
+    except (IndexError, RuntimeError):
+        gathered.settle()
+        raise
+    finally:
+        _GATHERED.reset(token)
+    gathered.settle()
+
+
+def require(ok: Bool[Tensor, ""], error: Callable[[], Exception]) -> None:
+    """Raise `error()` unless `ok`: now, or at the end of the block of :func:`together` around this.
+
+    To be called only where :func:`looks_at_values`; then `ok` costs nothing where nobody looks.
+    """
+    gathered = _GATHERED.get()
+    if gathered is not None:
+        gathered.require(ok, error)
+        return
+    alone = Together()
+    alone.require(ok, error)
+    alone.settle()
 
 
 def check_type(name: str, value: object, hint: object, wanted: str) -> None:
@@ -78,19 +206,44 @@ def is_integer(tensor: Tensor) -> bool:
 def check_tokens(name: str, tokens: Tensor, count: int) -> Tensor:
     """The tokens as int64; ValueError unless they lie in 0 … count − 1."""
     tokens = tokens.long()
-    if not exporting() and tokens.numel():
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= count:
-            raise ValueError(f"{name} must lie in 0 … {count - 1}, got values from {low} to {high}")
+    check_within(name, tokens, count)
     return tokens
+
+
+def check_within(name: str, index: Int[Tensor, ...], count: int, of: str = "") -> None:
+    """ValueError unless all lie in 0 … count − 1; `of` says in words what they are to index."""
+
+    def error() -> ValueError:
+        low, high = (int(bound) for bound in plain(index).aminmax())
+        return ValueError(f"{name} must lie in 0 … {count - 1}{of}, got values from {low} to {high}")
+
+    if not looks_at_values() or not index.numel():
+        return
+    if count < 1:
+        raise error()  # now, since nothing can be computed with such an index
+    require((index.clamp(0, count - 1) == index).all(), error)
+
+
+def check_not_negative(name: str, index: Int[Tensor, ...]) -> None:
+    """ValueError unless all are at least zero."""
+
+    def error() -> ValueError:
+        low, high = (int(bound) for bound in plain(index).aminmax())
+        return ValueError(f"{name} must be at least 0, got values from {low} to {high}")
+
+    if looks_at_values() and index.numel():
+        require((index >= 0).all(), error)
 
 
 def as_bool(name: str, tensor: Tensor) -> Bool[Tensor, ...]:
     """A bool tensor from bool or 0/1 numbers."""
     if tensor.dtype == torch.bool:
         return tensor
-    if tensor.is_complex() or not bool(((tensor == 0) | (tensor == 1)).all()):
-        raise ValueError(f"{name} must hold booleans or 0/1 numbers, got other values ({tensor.dtype})")
+    wrong = ValueError(f"{name} must hold booleans or 0/1 numbers, got other values ({tensor.dtype})")
+    if tensor.is_complex():
+        raise wrong
+    if looks_at_values():
+        require(((tensor == 0) | (tensor == 1)).all(), lambda: wrong)
     return tensor != 0
 
 
@@ -107,12 +260,14 @@ def check_coordinates(coors: object) -> Tensor:
 
 def check_finite(name: str, x: Tensor, which: str) -> None:
     """ValueError where a row has a NaN or an infinity; in words, `which` rows may not."""
-    if exporting():
-        return
-    finite = x.isfinite()
-    if not bool(finite.all()):
-        where = int((~finite).flatten(1).any(1).nonzero()[0])
-        raise ValueError(f"{name} must be finite for every {which}, got {x[where].tolist()}")
+
+    def error() -> ValueError:
+        rows = plain(x).reshape(-1, *x.shape[1:])
+        bad = (~rows.isfinite()).flatten(1).any(1).nonzero()[0, 0]
+        return ValueError(f"{name} must be finite for every {which}, got {rows[bad].tolist()}")
+
+    if looks_at_values():
+        require((x - x == 0).all(), error)  # neither infinity nor NaN: in three operations, not six
 
 
 def check_absent(arguments: Mapping[str, object], why: str) -> None:
@@ -135,11 +290,8 @@ def check_batch(batch: object, points: int, structures: int | None) -> tuple[Int
     """The structure of each flat point, and how many structures there are: one more than the largest if None."""
     index = check_integers("batch", batch, (points,), "(points,)")
     if structures is None:
-        structures = number_from_data(index.max()) + 1 if points else 0
-    if not exporting() and points:
-        low, high = int(index.min()), int(index.max())
-        if low < 0 or high >= structures:
-            raise ValueError(f"batch must lie in 0 … {structures - 1}, got values from {low} to {high}")
+        structures = number_from_data(plain(index).max()) + 1 if points else 0
+    check_within("batch", index, structures)
     return index, structures
 
 
@@ -155,13 +307,7 @@ def check_cell(cell: object) -> Float[Tensor, "structures 3 3"]:
 
 def check_range(edge_index: Int[Tensor, "two edges"], points: int) -> None:
     """ValueError unless all are indices of points."""
-    if exporting() or not edge_index.numel():
-        return
-    low, high = int(edge_index.min()), int(edge_index.max())
-    if low < 0 or high >= points:
-        raise ValueError(
-            f"edge_index must lie in 0 … {points - 1} for {points} points, got values from {low} to {high}"
-        )
+    check_within("edge_index", edge_index, points, f" for {points} points")
 
 
 def check_offsets(offsets: object, edges: int) -> Tensor:
@@ -170,8 +316,9 @@ def check_offsets(offsets: object, edges: int) -> Tensor:
     check_shape("cell_offsets", offsets, (edges, 3), "(edges, 3)")
     if not (offsets.is_floating_point() or is_integer(offsets)):
         raise TypeError(f"cell_offsets must be whole numbers, got {offsets.dtype}")
-    if offsets.is_floating_point() and not exporting() and not bool((offsets == offsets.round()).all()):
-        raise ValueError(f"cell_offsets must be whole numbers, got others ({offsets.dtype})")
+    if offsets.is_floating_point() and looks_at_values():
+        wrong = ValueError(f"cell_offsets must be whole numbers, got others ({offsets.dtype})")
+        require((offsets == offsets.round()).all(), lambda: wrong)
     return offsets.detach()
 
 
@@ -183,23 +330,30 @@ def check_edges(
     name: Int[Tensor, " points"],
 ) -> None:
     """ValueError for an edge from a point to itself, or between structures; `name` is what the caller calls points."""
-    if exporting():
+    if not looks_at_values() or not senders.numel():
         return
     itself = senders == receivers
     if offsets is not None:
         itself = itself & (offsets == 0).all(1)
-    if bool(itself.any()):
-        point = int(name[senders[itself][0]])
-        raise ValueError(
-            f"edge_index must not have edges from a point to itself (attend_self does that, and an image of the point "
-            f"has a cell offset), got one of point {point}"
+    # Indices may be out of range as long as the check of that is to be decided.
+    last = structure.shape[0] - 1
+    apart = structure[senders.clamp(0, last)] != structure[receivers.clamp(0, last)]
+
+    def loop() -> ValueError:
+        point = int(name[plain(senders)[plain(itself)][0]])
+        return ValueError(
+            f"edge_index must not have edges from a point to itself (an image of the point has a cell offset, and"
+            f" attend_self of Equiformer needs none), got one of point {point}"
         )
-    apart = structure[senders] != structure[receivers]
-    if bool(apart.any()):
-        ends = [int(name[index[apart][0]]) for index in (senders, receivers)]
-        raise ValueError(
+
+    def between() -> ValueError:
+        ends = [int(name[plain(index)[plain(apart)][0]]) for index in (senders, receivers)]
+        return ValueError(
             f"edge_index must stay within the structures of batch, got an edge from {ends[0]} to {ends[1]}"
         )
+
+    require(~itself.any(), loop)
+    require(~apart.any(), between)
 
 
 def check_degrees(inputs: object, degrees: int) -> dict[int, Tensor]:

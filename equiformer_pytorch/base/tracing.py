@@ -1,9 +1,13 @@
-"""What is known while something traces the program."""
+"""What is known while something traces or transforms the program."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def exporting() -> bool:
@@ -20,3 +24,59 @@ def number_from_data(value: Tensor) -> int:
     if exporting():
         torch._check(number >= 0)
     return number  # pyright: ignore[reportReturnType]
+
+
+def transforming() -> bool:
+    """Whether a transform of ``torch.func`` is at work, in which ``torch.autograd.grad`` has no place."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def plain(x: Tensor) -> Tensor:
+    """The values of a tensor, taken out of the transforms of ``torch.func`` and out of the graph.
+
+    Every dimension that ``torch.vmap`` hides comes first. Dynamo keeps its own account of transforms.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return x.detach()
+    while _functorch.is_functorch_wrapped_tensor(x):
+        hidden = _functorch.maybe_get_bdim(x) if _functorch.is_batchedtensor(x) else 0
+        x = _functorch.get_unwrapped(x).movedim(hidden, 0) if hidden else _functorch.get_unwrapped(x)
+    return x.detach()
+
+
+@contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Within, no transform of ``torch.func`` is at work: what is computed from :func:`plain` values stays plain."""
+    layers = []
+    try:
+        while _functorch.peek_interpreter_stack() is not None:
+            layers.append(_functorch.pop_dynamic_layer_stack())
+        yield
+    finally:
+        while layers:
+            _functorch.push_dynamic_layer_stack(layers.pop())
+
+
+def is_mapped(x: Tensor) -> bool:
+    """Whether ``torch.vmap`` hides a dimension of it, so that it has no one value."""
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            return True
+        x = _functorch.get_unwrapped(x)
+    return False
+
+
+@contextmanager
+def lasting_tensors() -> Iterator[None]:
+    """Within, also where the caller is in inference mode, tensors are ordinary ones: they can be differentiated, and
+    used when that mode is over. Gradients are recorded as outside."""
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def lasting(x: Tensor) -> Tensor:
+    """A tensor that can be differentiated: one that was made in inference mode is copied."""
+    return x.clone() if not torch.compiler.is_compiling() and x.is_inference() else x

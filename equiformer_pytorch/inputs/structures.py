@@ -1,35 +1,47 @@
-"""What a caller may pass: tensors, a PyG-style batch, ASE atoms; checked, and as one flat batch."""
+"""The door of potentials: tensors, a PyG-style batch or ASE atoms; checked, and as one flat batch, sorted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from equiformer_pytorch.base.checks import check_finite, check_floating, check_shape, check_tensor, is_integer
+from equiformer_pytorch.base import checks
+from equiformer_pytorch.base.tracing import (
+    exporting,
+    is_mapped,
+    lasting,
+    number_from_data,
+    outside_transforms,
+    plain,
+)
+from equiformer_pytorch.graph.periodic import radius_graph
 
 FIELDS = ("atomic_numbers", "pos", "cell", "batch", "pbc", "edge_index", "cell_offsets", "edge_frames")
 
 
 @dataclass(frozen=True)
 class Structures:
-    """Atoms of several structures, flat. Lengths in Å."""
+    """Atoms of several structures, flat, structure after structure, with edges sorted by receiver. Lengths in Å."""
 
     atomic_numbers: Int[Tensor, " atoms"]
     pos: Float[Tensor, "atoms 3"]
     batch: Int[Tensor, " atoms"]
     """The structure of each atom, ascending."""
     count: int
+    place: Int[Tensor, " atoms"] | None = None
+    """Where each of the caller's atoms is; None where all are in their places."""
     cell: Float[Tensor, "structures 3 3"] | None = None
     """Cell vectors as rows."""
-    pbc: Bool[Tensor, "structures 3"] | None = None
+    pbc: Bool[Tensor, "..."] | None = None
+    """Which vectors repeat, (structures, 3)."""
     edge_index: Int[Tensor, "2 edges"] | None = None
     """Senders and receivers."""
-    cell_offsets: Float[Tensor, "edges 3"] | None = None
+    cell_offsets: Shaped[Tensor, "edges 3"] | None = None
     """Sender of each edge: this many cell vectors away from its position."""
     edge_frames: Float[Tensor, "edges 3 3"] | None = None
 
@@ -39,95 +51,103 @@ class Structures:
             raise ValueError("edge_index is not known yet")
         return self.edge_index
 
-    def geometry(self) -> EdgeGeometry:
-        """The vector pos[sender] + offset · cell − pos[receiver] of each edge.
+    def restored(self, x: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "atoms *rest"]:
+        """A tensor of atoms in the caller's order."""
+        return x if self.place is None else x.index_select(0, self.place)
 
-        The official code rounds offset · cell to float32, whatever the dtype of the positions, and in the backward
-        pass what comes back to it. If given frames fit edges rounded like that better, they are.
+    def with_edges(self, cutoff: float, max_neighbors: int | None, periodic: bool = True) -> Structures:
+        """The structures with all edges within the cutoff, unless the caller gave some.
+
+        Args:
+            cutoff: Å.
+            max_neighbors: the nearest so many of each receiver; None: all.
+            periodic: whether structures repeat along their cell vectors.
         """
-        senders, receivers = self.ends()
-        vectors = self.pos.index_select(0, senders) - self.pos.index_select(0, receivers)
-        if self.cell is None or self.cell_offsets is None:
-            return EdgeGeometry(vectors)
-        cells = self.cell.index_select(0, self.batch.index_select(0, receivers))
-        exact = (self.cell_offsets.to(cells.dtype)[:, None] @ cells).squeeze(1)
-        if self.edge_frames is None or cells.dtype == torch.float32:
-            return EdgeGeometry(vectors + exact)
-        single = self.cell_offsets.float()
-        rounded = (single[:, None] @ cells.float()).squeeze(1).to(cells.dtype)
-        if self._misfit(vectors + exact) <= self._misfit(vectors + rounded):
-            return EdgeGeometry(vectors + exact)
-        return EdgeGeometry(vectors + rounded, Rounded(vectors, single, cells))
-
-    def _misfit(self, vectors: Float[Tensor, "edges 3"]) -> float:
-        """How far the given frames are from carrying these edges to y."""
-        if self.edge_frames is None or not vectors.numel():
-            return 0.0
-        direction = torch.nn.functional.normalize(vectors.detach(), dim=1)
-        return float((self.edge_frames[:, 1].detach() - direction).abs().mean())
+        if self.edge_index is not None:
+            return self
+        if exporting():
+            raise ValueError("edge_index is missing: an exported program cannot look for neighbours")
+        cell = self.cell if periodic else None
+        for name, given in (("pos", self.pos), ("cell", cell)):
+            if given is not None and is_mapped(given):
+                raise ValueError(
+                    f"edge_index is missing: torch.vmap hides a dimension of {name}, and neighbours differ along it;"
+                    " pass edge_index and cell_offsets that hold for all"
+                )
+        pos, batch, cell = plain(self.pos), plain(self.batch), None if cell is None else plain(cell)
+        pbc = None if self.pbc is None or not periodic else plain(self.pbc)
+        with outside_transforms():
+            edge_index, offsets = radius_graph(
+                pos, cutoff, batch=batch, cell=cell, pbc=pbc, max_neighbors=max_neighbors
+            )
+        return replace(self, edge_index=edge_index, cell_offsets=None if cell is None else offsets)
 
 
-@dataclass(frozen=True)
-class Rounded:
-    """Edges whose translations along the cell were rounded to float32."""
-
-    within: Float[Tensor, "edges 3"]
-    """pos[sender] − pos[receiver]."""
-    offsets: Float32[Tensor, "edges 3"]
-    cells: Float[Tensor, "edges 3 3"]
-
-
-@dataclass(frozen=True)
-class EdgeGeometry:
-    """Vectors of edges, and how they came about if something was rounded."""
-
-    vectors: Float[Tensor, "edges 3"]
-    rounded: Rounded | None = None
-
-    def strain_derivative(self, slope: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3 3"]:
-        """∂E/∂ε of each edge, ε a symmetric strain, from `slope` = ∂E/∂vector."""
-        if self.rounded is None:
-            outer = self.vectors[:, :, None] * slope[:, None]
-        else:
-            of_cells = (self.rounded.offsets[:, :, None] * slope.float()[:, None]).to(slope.dtype)
-            outer = self.rounded.within[:, :, None] * slope[:, None] + self.rounded.cells.mT @ of_cells
-        return (outer + outer.mT) / 2
-
-
-def gather_structures(data: Any, given: dict[str, Any], elements: int, device: torch.device) -> Structures:
+def gather_structures(
+    data: Any,
+    given: Mapping[str, Any],
+    check_elements: Callable[[Int[Tensor, " atoms"]], None],
+    device: torch.device,
+    *,
+    with_volume: bool = False,
+) -> Structures:
     """Structures from a batch object or ASE atoms (`data`) or from tensors (`given`, by the names of :data:`FIELDS`).
+
+    Args:
+        data: or None.
+        given: may be in any order of atoms and edges; cells may be (3·structures, 3), as PyG puts them together.
+        check_elements: raises unless the model knows these atomic numbers; a check of values, see ``base/checks.py``.
+        device: where tensors of ASE atoms are put.
+        with_volume: every structure must have one.
 
     Raises:
         TypeError: arguments of the wrong type, or data and tensors at once.
         ValueError: wrong shapes or values; the message names the argument.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    with checks.together() as gathered:
+        found = _checked(*_fields(data, given, device), check_elements, with_volume, gathered)
+    structures, counted, in_order = found
+    if counted is not None:
+        structures = replace(structures, count=counted.value)
+    structures = replace(structures, pbc=_of_structures(structures.pbc, structures.count))
+    return structures if in_order is not None and in_order.value else _sorted(structures)
+
+
+def _fields(data: Any, given: Mapping[str, Any], device: torch.device) -> tuple[dict[str, Any], int | None]:
+    """By the names of :data:`FIELDS`; and how many structures there are, where `data` says so."""
+    fields, count = {name: value for name, value in given.items() if value is not None}, None
     if data is not None:
-        fields = _from_data(data, device)
-        clash = sorted(set(fields) & set(given) - {"edge_index", "cell_offsets"})
+        found, count = _from_data(data, device)
+        clash = sorted(set(found) & set(fields) - {"edge_index", "cell_offsets"})
         if clash:
             raise TypeError(f"data has {', '.join(clash)} already: pass one or the other")
-        given = {**fields, **given}
+        fields = {**found, **fields}
     for name in ("atomic_numbers", "pos"):
-        if name not in given:
+        if name not in fields:
             raise TypeError(f"{name} is required: pass atomic_numbers and pos, a batch object or ASE atoms")
-    return _checked(elements, **given)
+    if "pbc" in fields:  # True, or one for each axis, will do
+        pos = checks.check_tensor("pos", fields["pos"])
+        fields["pbc"] = checks.as_bool("pbc", torch.as_tensor(fields["pbc"], device=pos.device))
+    return {name: lasting(checks.check_tensor(name, value)) for name, value in fields.items()}, count
 
 
-def _from_data(data: Any, device: torch.device) -> dict[str, Any]:
-    """The fields of a batch object, of ASE atoms or of a sequence of these."""
+def _from_data(data: Any, device: torch.device) -> tuple[dict[str, Any], int | None]:
+    """The fields of a batch object, of ASE atoms or of a sequence of these; and how many structures, if it says so."""
     if hasattr(data, "get_atomic_numbers"):
         data = [data]
     if isinstance(data, Sequence) and data and all(hasattr(atoms, "get_atomic_numbers") for atoms in data):
-        dtype = torch.get_default_dtype()
-        sizes = torch.tensor([len(atoms) for atoms in data])
+        batch = [index for index, atoms in enumerate(data) for _ in range(len(atoms))]
+
+        def joined(parts: list[Any], how: Callable[[list[Tensor]], Tensor] = torch.cat) -> Tensor:
+            return how([torch.as_tensor(part, device="cpu") for part in parts]).to(device)
+
         return {
-            "atomic_numbers": torch.cat([torch.as_tensor(atoms.get_atomic_numbers()) for atoms in data]).to(device),
-            "pos": torch.cat([torch.as_tensor(atoms.get_positions()) for atoms in data]).to(device, dtype),
-            "cell": torch.stack([torch.as_tensor(atoms.get_cell().array) for atoms in data]).to(device, dtype),
-            "pbc": torch.stack([torch.as_tensor(atoms.get_pbc()) for atoms in data]).to(device),
-            "batch": torch.repeat_interleave(torch.arange(len(data)), sizes).to(device),
-        }
+            "atomic_numbers": joined([atoms.get_atomic_numbers() for atoms in data]),
+            "pos": joined([atoms.get_positions() for atoms in data]),
+            "cell": joined([atoms.get_cell().array for atoms in data], torch.stack),
+            "pbc": joined([atoms.get_pbc() for atoms in data], torch.stack),
+            "batch": torch.tensor(batch, dtype=torch.long, device=device),
+        }, len(data)
     if not hasattr(data, "pos"):
         raise TypeError(
             "data must be a batch object (attributes atomic_numbers, pos, …), ASE atoms or a list of these, got"
@@ -135,83 +155,157 @@ def _from_data(data: Any, device: torch.device) -> dict[str, Any]:
         )
     fields = {name: getattr(data, name, None) for name in FIELDS}
     fields = {name: value for name, value in fields.items() if value is not None}
-    natoms = getattr(data, "natoms", None)
+    natoms, count = getattr(data, "natoms", None), getattr(data, "num_graphs", None)
     if "batch" not in fields and natoms is not None:
-        sizes = torch.as_tensor(natoms).flatten().to(fields["pos"].device)
-        fields["batch"] = torch.repeat_interleave(torch.arange(sizes.numel(), device=sizes.device), sizes)
-    return fields
+        pos = checks.check_tensor("pos", fields["pos"])
+        ends = torch.as_tensor(natoms, device=pos.device).flatten().cumsum(0)
+        count, atoms = ends.shape[0], torch.arange(pos.shape[0], device=pos.device)
+        fields["batch"] = torch.searchsorted(ends, atoms, right=True).clamp(max=count - 1)
+        if checks.looks_at_values():
+            wrong = ValueError(f"natoms must be the numbers of atoms of the structures, {pos.shape[0]} in all")
+            checks.require(ends[-1:].sum() == pos.shape[0], lambda: wrong)
+    return fields, count if "batch" in fields else None
 
 
 def _checked(
-    elements: int,
-    atomic_numbers: Tensor,
-    pos: Tensor,
-    cell: Tensor | None = None,
-    batch: Tensor | None = None,
-    pbc: Tensor | None = None,
-    edge_index: Tensor | None = None,
-    cell_offsets: Tensor | None = None,
-    edge_frames: Tensor | None = None,
-) -> Structures:
-    check_shape("pos", check_tensor("pos", pos), (None, 3), "(atoms, 3)")
-    check_floating("pos", pos)
-    check_finite("pos", pos, "atom")
-    atoms = pos.shape[0]
+    fields: dict[str, Tensor],
+    count: int | None,
+    check_elements: Callable[[Tensor], None],
+    with_volume: bool,
+    gathered: checks.Together,
+) -> tuple[Structures, checks.Answer | None, checks.Answer | None]:
+    """In the caller's order; the number of structures where it is still asked for; and whether the order will do."""
+    pos, cell, batch = fields["pos"], fields.get("cell"), fields.get("batch")
+    checks.check_shape("pos", pos, (None, 3), "(atoms, 3)")
+    checks.check_floating("pos", pos)
     pos = pos.float() if pos.dtype in (torch.float16, torch.bfloat16) else pos
-    check_shape("atomic_numbers", check_tensor("atomic_numbers", atomic_numbers), (atoms,), "(atoms,)")
-    atomic_numbers = _whole("atomic_numbers", atomic_numbers, elements)
-    if batch is None:
-        batch = torch.zeros(atoms, dtype=torch.long, device=pos.device)
-    check_shape("batch", check_tensor("batch", batch), (atoms,), "(atoms,)")
-    batch = _whole("batch", batch, None)
-    if bool((batch[1:] < batch[:-1]).any()):
-        raise ValueError("batch must be ascending: the atoms of a structure side by side")
-    count = int(batch[-1]) + 1 if atoms else 0
+    checks.check_finite("pos", pos, "atom")
+    numbers = _whole("atomic_numbers", fields["atomic_numbers"], (pos.shape[0],), "(atoms,) of pos")
+    check_elements(numbers)
     if cell is not None:
-        cell = check_tensor("cell", cell)
-        cell = cell[None] if cell.ndim == 2 else cell
-        check_floating("cell", cell)
-        check_shape("cell", cell, (None, 3, 3), "(structures, 3, 3)")
-        if cell.shape[0] < count:
-            raise ValueError(
-                f"cell must have one entry for each of the {count} structures of batch, got {cell.shape[0]}"
-            )
-        count, cell = cell.shape[0], cell.to(pos.dtype)
-        check_finite("cell", cell, "structure")
-    if pbc is not None:
-        pbc = check_tensor("pbc", pbc)
-        pbc = pbc[None].expand(count, 3) if pbc.ndim == 1 else pbc
-        check_shape("pbc", pbc, (count, 3), "(structures, 3)")
-        pbc = pbc.bool()
-    if edge_index is None:
-        for name, value in (("cell_offsets", cell_offsets), ("edge_frames", edge_frames)):
-            if value is not None:
-                raise ValueError(f"{name} belongs to edge_index, which was not given")
-        return Structures(atomic_numbers, pos, batch, count, cell, pbc)
-    check_shape("edge_index", check_tensor("edge_index", edge_index), (2, None), "(2, edges)")
-    edge_index = _whole("edge_index", edge_index, atoms)
-    edges = edge_index.shape[1]
-    if bool((batch[edge_index[0]] != batch[edge_index[1]]).any()):
-        raise ValueError("edge_index must join atoms of the same structure")
-    if cell_offsets is not None:
-        check_shape("cell_offsets", check_tensor("cell_offsets", cell_offsets), (edges, 3), "(edges, 3)")
-        if cell is None and bool((cell_offsets != 0).any()):
-            raise ValueError("cell_offsets need cell")
-    if edge_frames is not None:
-        check_shape("edge_frames", check_tensor("edge_frames", edge_frames), (edges, 3, 3), "(edges, 3, 3)")
-        check_floating("edge_frames", edge_frames)
-    return Structures(atomic_numbers, pos, batch, count, cell, pbc, edge_index, cell_offsets, edge_frames)
+        cell = checks.check_cell(cell)
+        count = cell.shape[0]
+        _check_values(cell, with_volume)
+    elif with_volume:
+        raise ValueError("stress needs cell")
+    counted = in_order = None
+    if batch is None:
+        count = 1 if count is None else count
+        if count != 1:
+            raise ValueError(f"batch is missing: which of the {count} structures each atom belongs to")
+        batch = torch.zeros_like(numbers)
+    else:
+        batch = _whole("batch", batch, (pos.shape[0],), "(atoms,)")
+        if count is not None:
+            checks.check_within("batch", batch, count, f" for {count} structures" + " of cell" * (cell is not None))
+        elif exporting():
+            count = number_from_data(batch.max()) + 1
+        else:
+            _check_not_negative(batch)
+            counted = gathered.number(plain(batch).max() + 1) if batch.shape[0] else None
+    edges = _edges(fields, batch, cell)
+    if checks.looks_at_values():
+        keys = (batch, *([edges["edge_index"][1]] if edges else ()))
+        in_order = gathered.number(torch.stack([(key[1:] >= key[:-1]).all() for key in keys]).all())
+    return Structures(numbers, pos, batch, count or 0, None, cell, fields.get("pbc"), **edges), counted, in_order
 
 
-def _whole(name: str, values: Tensor, limit: int | None) -> Int[Tensor, "..."]:
-    """As int64; ValueError unless they are whole numbers in 0 … limit − 1."""
-    if not is_integer(values):
-        if values.is_floating_point() and bool((values == values.round()).all()):
-            return _whole(name, values.long(), limit)
-        raise TypeError(f"{name} must be whole numbers, got {values.dtype}")
-    if values.numel():
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or (limit is not None and high >= limit):
-            top = "" if limit is None else f" and below {limit}"
-            raise ValueError(f"{name} must be at least 0{top}, got values from {low} to {high}")
+def _sorted(given: Structures) -> Structures:
+    """Atoms by structure, edges by receiver; otherwise in the order in which they came."""
+    order = given.batch.argsort(stable=True)
+    place = order.argsort()
+    found = replace(
+        given,
+        atomic_numbers=given.atomic_numbers[order],
+        pos=given.pos.index_select(0, order),
+        batch=given.batch[order],
+        place=place,
+    )
+    if given.edge_index is None:
+        return found
+    ends = place[given.edge_index]
+    edges = ends[1].argsort(stable=True)
+    offsets, frames = given.cell_offsets, given.edge_frames
+    return replace(
+        found,
+        edge_index=ends[:, edges],
+        cell_offsets=None if offsets is None else offsets[edges],
+        edge_frames=None if frames is None else frames.index_select(0, edges),
+    )
+
+
+def _edges(fields: dict[str, Tensor], batch: Int[Tensor, " atoms"], cell: Tensor | None) -> dict[str, Tensor]:
+    """The given edges with what belongs to them; none at all where there are none."""
+    index, offsets, frames = (fields.get(name) for name in ("edge_index", "cell_offsets", "edge_frames"))
+    if index is None:
+        why = "belongs to edge_index, which was not given"
+        checks.check_absent({"cell_offsets": offsets, "edge_frames": frames}, why)
+        return {}
+    atoms = batch.shape[0]
+    index = _whole("edge_index", index, (2, None), "(2, edges)")
+    found = {"edge_index": index}
+    count = index.shape[1]
+    checks.check_range(index, atoms)
+    if offsets is not None:
+        offsets = checks.check_offsets(offsets, count)
+        if cell is not None:
+            found["cell_offsets"] = offsets
+        elif checks.looks_at_values():
+            wrong = ValueError("cell is missing: cell_offsets are not all zero")
+            checks.require((offsets == 0).all(), lambda: wrong)
+    checks.check_edges(index[0], index[1], offsets, batch, torch.arange(atoms, device=batch.device))
+    if frames is not None:
+        checks.check_shape("edge_frames", frames, (count, 3, 3), "(edges, 3, 3)")
+        checks.check_floating("edge_frames", frames)
+        found["edge_frames"] = frames
+    return found
+
+
+def _check_values(cell: Float[Tensor, "structures 3 3"], with_volume: bool) -> None:
+    """ValueError unless cells are finite and, if it is wanted, have a volume."""
+    checks.check_finite("cell", cell, "structure")
+    if with_volume and checks.looks_at_values():
+
+        def error() -> ValueError:
+            return ValueError(f"cell must have a volume in every structure for the stress, got {plain(cell).tolist()}")
+
+        checks.require((volumes(cell) > 0).all(), error)
+
+
+def volumes(cell: Float[Tensor, "structures 3 3"]) -> Float[Tensor, " structures"]:
+    """|a · (b × c)|, Å³; by hand, since a determinant on a GPU may wait for it."""
+    a, b, c = cell.unbind(-2)
+    return (a * torch.linalg.cross(b, c)).sum(-1).abs()
+
+
+def _of_structures(pbc: Tensor | None, count: int) -> Bool[Tensor, "structures 3"] | None:
+    """From (structures, 3), (3,) or () for all; (3·structures,), as PyG puts vectors together, is taken apart."""
+    if pbc is None:
+        return None
+    if pbc.ndim == 1 and pbc.shape[0] == 3 * count:
+        pbc = pbc.unflatten(0, (count, 3))
+    if pbc.ndim < 2 and pbc.shape in ((), (3,)):
+        pbc = pbc.expand(count, 3)
+    checks.check_shape("pbc", pbc, (count, 3), "(structures, 3)")
+    return pbc
+
+
+def _whole(name: str, values: Tensor, wanted: Sequence[int | None], words: str) -> Int[Tensor, "..."]:
+    """As int64; TypeError unless they are whole numbers, of an integer dtype or a floating one."""
+    checks.check_shape(name, values, wanted, words)
+    if checks.is_integer(values):
+        return values.long()
+    wrong = TypeError(f"{name} must be whole numbers, got {values.dtype}")
+    if not values.is_floating_point():
+        raise wrong
+    if checks.looks_at_values():
+        checks.require((values == values.round()).all(), lambda: wrong)
     return values.long()
+
+
+def _check_not_negative(batch: Int[Tensor, " atoms"]) -> None:
+    def error() -> ValueError:
+        return ValueError(f"batch must be at least 0, got values from {int(plain(batch).min())}")
+
+    if checks.looks_at_values():
+        checks.require((batch >= 0).all(), error)

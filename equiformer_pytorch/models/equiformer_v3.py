@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.activation import GATE, check_activation
-from equiformer_pytorch.published.arguments import (
+from equiformer_pytorch.base.arguments import (
+    as_config,
     check_choice,
-    check_counts,
-    check_flags,
-    check_grid,
-    check_orders,
-    check_positive,
-    check_rates,
-    checkpointed_blocks,
+    check_fields,
+    choice,
+    count,
+    flag,
+    positive,
+    rate,
+    takes,
 )
+from equiformer_pytorch.graph.frames import EdgeFrames
+from equiformer_pytorch.layers.radial import Envelope
+from equiformer_pytorch.published.activation import GATE, check_activation
+from equiformer_pytorch.published.arguments import check_grid, check_orders, checkpointed_blocks
 from equiformer_pytorch.published.attention import VECTORS, AttentionOptions, GraphAttention
 from equiformer_pytorch.published.block import Block
-from equiformer_pytorch.published.checkpoint import FromCheckpoint, arguments_of
+from equiformer_pytorch.published.checkpoint import FromCheckpoint
 from equiformer_pytorch.published.drop import EquivariantDropout
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.feedforward import FeedForward
@@ -30,8 +34,7 @@ from equiformer_pytorch.published.heads import ScalarFeedForward, StressHead
 from equiformer_pytorch.published.infer import infer_v3
 from equiformer_pytorch.published.model import PublishedModel, Stack
 from equiformer_pytorch.published.norm import DegreeNorm, MergedNorm, SeparableNorm
-from equiformer_pytorch.published.radial import Envelope, GaussianSmearing
-from equiformer_pytorch.published.rotation import FrameRotation
+from equiformer_pytorch.published.radial import GaussianSmearing
 
 # Averages over the structures of OC20's IS2RE 100k, 5 Å.
 AVG_NUM_NODES, AVG_DEGREE = 77.81317, 23.395238876342773
@@ -47,6 +50,78 @@ NORMS = {
 PLAIN = (GATE, "s2", "sep_s2", "sep-merge_gates2_swiglu")
 # Near the poles, |y| above this, the official rotations of gradient models carry no gradient.
 POLE = 0.999999
+
+
+@dataclass(frozen=True)
+class EquiformerV3Arguments:
+    """The arguments of :class:`EquiformerV3`, checked."""
+
+    use_pbc: bool = flag(True)
+    use_pbc_single: bool = False
+    otf_graph: bool = True
+    regress_forces: bool = flag(True)
+    regress_stress: bool = flag(False)
+    direct_prediction: bool = flag(True)
+    max_neighbors: int = count(20)
+    max_radius: float = positive(12.0)
+    num_radial_basis: int = count(600, least=2)
+    max_num_elements: int = count(128)
+    num_layers: int = count(12)
+    num_channels: int = count(128)
+    attn_hidden_channels: int = count(64)
+    num_heads: int = count(8)
+    attn_alpha_channels: int = count(32)
+    attn_value_channels: int = count(16)
+    ffn_hidden_channels: int = count(128)
+    norm_type: str = choice("merge_layer_norm", NORMS)
+    lmax: int = count(6, least=0)
+    mmax: int = count(2, least=0)
+    attn_grid_resolution_list: Sequence[int] | None = (20, 8)
+    ffn_grid_resolution_list: Sequence[int] | None = (20, 20)
+    edge_channels: int = count(128)
+    use_atom_edge_embedding: bool = flag(True)
+    use_envelope: bool = flag(True)
+    attn_activation: str = "sep-merge_gates2_swiglu"
+    use_attn_renorm: bool = flag(True)
+    use_add_merge: bool = flag(False)
+    use_rad_l_parametrization: bool = flag(True)
+    softcap: float | None = positive(None)
+    attn_eps: float = rate(1e-16)
+    ffn_activation: str = "sep-merge_gates2_swiglu"
+    use_grid_mlp: bool = flag(True)
+    use_gate_force_head: bool = flag(True)
+    alpha_drop: float = rate(0.0)
+    attn_mask_rate: float = rate(0.0)
+    attn_weights_drop: float = rate(0.1)
+    value_drop: float = rate(0.0)
+    drop_path_rate: float = rate(0.05)
+    proj_drop: float = rate(0.0)
+    ffn_drop: float = rate(0.0)
+    use_head_reg: bool = False
+    gradient_checkpointing_block_list: Sequence[int] | None = None
+    avg_num_nodes: float = positive(AVG_NUM_NODES)
+    avg_degree: float = positive(AVG_DEGREE)
+    enforce_max_neighbors_strictly: bool = True
+    _: KW_ONLY
+    detach_frames: bool = flag(False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_orders(self.lmax, self.mmax, ("lmax", "mmax"))
+        check_activation("attn_activation", self.attn_activation)
+        check_activation("ffn_activation", self.ffn_activation)
+        if self.use_grid_mlp and self.ffn_activation == GATE:
+            raise ValueError("ffn_activation must act on a sphere with use_grid_mlp, got 'gate'")
+        if not self.use_grid_mlp:
+            check_choice("ffn_activation without use_grid_mlp", self.ffn_activation, PLAIN)
+        if self.use_add_merge and not self.use_rad_l_parametrization:
+            raise ValueError("use_add_merge needs use_rad_l_parametrization")
+        if self.direct_prediction and self.lmax < max(1 * self.regress_forces, 2 * self.regress_stress):
+            raise ValueError(f"direct forces need lmax of at least 1, and direct stress of at least 2; got {self.lmax}")
+        if self.regress_stress and not (self.regress_forces or self.direct_prediction):
+            raise ValueError("regress_stress needs regress_forces where both come from the gradient of the energy")
+        check_grid("attn_grid_resolution_list", self.attn_grid_resolution_list, self.lmax)
+        check_grid("ffn_grid_resolution_list", self.ffn_grid_resolution_list, self.lmax)
 
 
 class EquiformerV3(FromCheckpoint, PublishedModel):
@@ -102,157 +177,52 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
         TypeError, ValueError: naming the argument.
     """
 
+    family = "EquiformerV3"
+    mark = ".ga.so2_linear_1."
     infer_config = staticmethod(infer_v3)
 
-    def __init__(
-        self,
-        use_pbc: bool = True,
-        use_pbc_single: bool = False,
-        otf_graph: bool = True,
-        regress_forces: bool = True,
-        regress_stress: bool = False,
-        direct_prediction: bool = True,
-        max_neighbors: int = 20,
-        max_radius: float = 12.0,
-        num_radial_basis: int = 600,
-        max_num_elements: int = 128,
-        num_layers: int = 12,
-        num_channels: int = 128,
-        attn_hidden_channels: int = 64,
-        num_heads: int = 8,
-        attn_alpha_channels: int = 32,
-        attn_value_channels: int = 16,
-        ffn_hidden_channels: int = 128,
-        norm_type: str = "merge_layer_norm",
-        lmax: int = 6,
-        mmax: int = 2,
-        attn_grid_resolution_list: Sequence[int] | None = (20, 8),
-        ffn_grid_resolution_list: Sequence[int] | None = (20, 20),
-        edge_channels: int = 128,
-        use_atom_edge_embedding: bool = True,
-        use_envelope: bool = True,
-        attn_activation: str = "sep-merge_gates2_swiglu",
-        use_attn_renorm: bool = True,
-        use_add_merge: bool = False,
-        use_rad_l_parametrization: bool = True,
-        softcap: float | None = None,
-        attn_eps: float = 1e-16,
-        ffn_activation: str = "sep-merge_gates2_swiglu",
-        use_grid_mlp: bool = True,
-        use_gate_force_head: bool = True,
-        alpha_drop: float = 0.0,
-        attn_mask_rate: float = 0.0,
-        attn_weights_drop: float = 0.1,
-        value_drop: float = 0.0,
-        drop_path_rate: float = 0.05,
-        proj_drop: float = 0.0,
-        ffn_drop: float = 0.0,
-        use_head_reg: bool = False,
-        gradient_checkpointing_block_list: Sequence[int] | None = None,
-        avg_num_nodes: float = AVG_NUM_NODES,
-        avg_degree: float = AVG_DEGREE,
-        enforce_max_neighbors_strictly: bool = True,
-        *,
-        detach_frames: bool = False,
-    ) -> None:
-        config = arguments_of(locals())
+    @takes(EquiformerV3Arguments)
+    def __init__(self, given: EquiformerV3Arguments) -> None:
         super().__init__()
-        self.config = config
-        check_flags(
-            use_pbc=use_pbc,
-            regress_forces=regress_forces,
-            regress_stress=regress_stress,
-            direct_prediction=direct_prediction,
-            use_atom_edge_embedding=use_atom_edge_embedding,
-            use_envelope=use_envelope,
-            use_attn_renorm=use_attn_renorm,
-            use_add_merge=use_add_merge,
-            use_rad_l_parametrization=use_rad_l_parametrization,
-            use_grid_mlp=use_grid_mlp,
-            use_gate_force_head=use_gate_force_head,
-            detach_frames=detach_frames,
+        self.config = as_config(given)
+        self.cutoff, self.max_neighbors, self.use_pbc = float(given.max_radius), given.max_neighbors, given.use_pbc
+        self.avg_num_nodes, self.detach_frames = given.avg_num_nodes, given.detach_frames
+        self.direct_prediction = given.direct_prediction
+        self.gradient_forces = given.regress_forces and not given.direct_prediction
+        self.gradient_stress = self.gradient_forces and given.regress_stress
+        self.sphere_embedding = nn.Embedding(given.max_num_elements, given.num_channels)
+        self.distance_expansion = GaussianSmearing(self.cutoff, given.num_radial_basis)
+        self.envelope = Envelope(5) if given.use_envelope else None
+        self.edge_frame = EdgeFrames(given.lmax, given.mmax, shared=given.lmax + 1)
+        radial = (given.num_radial_basis, given.edge_channels, given.edge_channels)
+        elements = given.max_num_elements if given.use_atom_edge_embedding else 0
+        self.edge_degree_embedding = EdgeDegreeEmbedding(
+            given.num_channels, given.lmax, given.mmax, radial, elements, given.avg_degree
         )
-        check_counts(0, lmax=lmax, mmax=mmax)
-        check_orders(lmax, mmax, ("lmax", "mmax"))
-        check_counts(
-            1,
-            max_neighbors=max_neighbors,
-            max_num_elements=max_num_elements,
-            num_layers=num_layers,
-            num_channels=num_channels,
-            attn_hidden_channels=attn_hidden_channels,
-            num_heads=num_heads,
-            attn_alpha_channels=attn_alpha_channels,
-            attn_value_channels=attn_value_channels,
-            ffn_hidden_channels=ffn_hidden_channels,
-            edge_channels=edge_channels,
-        )
-        check_counts(2, num_radial_basis=num_radial_basis)
-        check_positive(max_radius=max_radius, avg_num_nodes=avg_num_nodes, avg_degree=avg_degree)
-        if softcap is not None:
-            check_positive(softcap=softcap)
-        check_rates(
-            attn_eps=attn_eps,
-            alpha_drop=alpha_drop,
-            attn_mask_rate=attn_mask_rate,
-            attn_weights_drop=attn_weights_drop,
-            value_drop=value_drop,
-            drop_path_rate=drop_path_rate,
-            proj_drop=proj_drop,
-            ffn_drop=ffn_drop,
-        )
-        check_choice("norm_type", norm_type, NORMS)
-        check_activation("attn_activation", attn_activation)
-        check_activation("ffn_activation", ffn_activation)
-        if use_grid_mlp and ffn_activation == GATE:
-            raise ValueError("ffn_activation must act on a sphere with use_grid_mlp, got 'gate'")
-        if not use_grid_mlp:
-            check_choice("ffn_activation without use_grid_mlp", ffn_activation, PLAIN)
-        if use_add_merge and not use_rad_l_parametrization:
-            raise ValueError("use_add_merge needs use_rad_l_parametrization")
-        if direct_prediction and lmax < max(1 * regress_forces, 2 * regress_stress):
-            raise ValueError(f"direct forces need lmax of at least 1, and direct stress of at least 2; got {lmax}")
-        if regress_stress and not (regress_forces or direct_prediction):
-            raise ValueError("regress_stress needs regress_forces where both come from the gradient of the energy")
-        check_grid("attn_grid_resolution_list", attn_grid_resolution_list, lmax)
-        check_grid("ffn_grid_resolution_list", ffn_grid_resolution_list, lmax)
-
-        self.cutoff, self.max_neighbors, self.use_pbc = float(max_radius), max_neighbors, use_pbc
-        self.avg_num_nodes, self.detach_frames = avg_num_nodes, detach_frames
-        self.direct_prediction = direct_prediction
-        self.gradient_forces = regress_forces and not direct_prediction
-        self.gradient_stress = self.gradient_forces and regress_stress
-        self.sphere_embedding = nn.Embedding(max_num_elements, num_channels)
-        self.distance_expansion = GaussianSmearing(self.cutoff, num_radial_basis)
-        self.envelope = Envelope(self.cutoff) if use_envelope else None
-        self.rotation = FrameRotation(lmax, mmax)
-        radial = (num_radial_basis, edge_channels, edge_channels)
-        elements = max_num_elements if use_atom_edge_embedding else 0
-        self.edge_degree_embedding = EdgeDegreeEmbedding(num_channels, lmax, mmax, radial, elements, avg_degree)
         options = AttentionOptions(
-            channels=num_channels,
-            hidden_channels=attn_hidden_channels,
-            heads=num_heads,
-            alpha_channels=attn_alpha_channels,
-            value_channels=attn_value_channels,
-            max_degree=lmax,
-            max_order=mmax,
-            grid=attn_grid_resolution_list,
-            activation=attn_activation,
+            channels=given.num_channels,
+            hidden_channels=given.attn_hidden_channels,
+            heads=given.num_heads,
+            alpha_channels=given.attn_alpha_channels,
+            value_channels=given.attn_value_channels,
+            max_degree=given.lmax,
+            max_order=given.mmax,
+            grid=given.attn_grid_resolution_list,
+            activation=given.attn_activation,
             radial_widths=radial,
-            elements=max_num_elements,
-            element_embedding=use_atom_edge_embedding,
-            per_degree_radial=use_rad_l_parametrization,
-            add_ends=use_add_merge,
-            renormalise=use_attn_renorm,
-            rms="rms_norm" in norm_type,
-            softcap=softcap,
-            eps=attn_eps,
-            alpha_silu=alpha_drop != 0.0,
-            alpha_drop=alpha_drop,
-            mask_rate=attn_mask_rate,
-            weights_drop=attn_weights_drop,
-            value_drop=value_drop,
+            elements=given.max_num_elements,
+            element_embedding=given.use_atom_edge_embedding,
+            per_degree_radial=given.use_rad_l_parametrization,
+            add_ends=given.use_add_merge,
+            renormalise=given.use_attn_renorm,
+            rms="rms_norm" in given.norm_type,
+            softcap=given.softcap,
+            eps=given.attn_eps,
+            alpha_silu=given.alpha_drop != 0.0,
+            alpha_drop=given.alpha_drop,
+            mask_rate=given.attn_mask_rate,
+            weights_drop=given.attn_weights_drop,
+            value_drop=given.value_drop,
         )
 
         def attention(channels_out: int, options: AttentionOptions, keep: tuple[int, int] | None) -> GraphAttention:
@@ -260,41 +230,41 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
             return GraphAttention(options, channels_out, convolution=names, radial_inside=False, bias_rank=3, keep=keep)
 
         def norm() -> nn.Module:
-            if norm_type == "merge_rms_norm":
-                return MergedNorm(lmax, num_channels, centring=False)
-            return NORMS[norm_type](lmax, num_channels)
+            if given.norm_type == "merge_rms_norm":
+                return MergedNorm(given.lmax, given.num_channels, centring=False)
+            return NORMS[given.norm_type](given.lmax, given.num_channels)
 
         self.blocks = Stack(
             [
                 Block(
                     norm(),
-                    attention(num_channels, options, None),
+                    attention(given.num_channels, options, None),
                     norm(),
                     FeedForward(
-                        num_channels,
-                        ffn_hidden_channels,
-                        num_channels,
-                        lmax,
-                        ffn_grid_resolution_list,
-                        ffn_activation,
-                        grid_mlp=use_grid_mlp,
+                        given.num_channels,
+                        given.ffn_hidden_channels,
+                        given.num_channels,
+                        given.lmax,
+                        given.ffn_grid_resolution_list,
+                        given.ffn_activation,
+                        grid_mlp=given.use_grid_mlp,
                         bias_rank=3,
-                        dropout=ffn_drop,
+                        dropout=given.ffn_drop,
                     ),
-                    drop_path_rate,
-                    EquivariantDropout(proj_drop, lmax, by_degree=True),
+                    given.drop_path_rate,
+                    EquivariantDropout(given.proj_drop, given.lmax, by_degree=True),
                 )
-                for _ in range(num_layers)
+                for _ in range(given.num_layers)
             ],
-            checkpointed_blocks(gradient_checkpointing_block_list, num_layers),
+            checkpointed_blocks(given.gradient_checkpointing_block_list, given.num_layers),
         )
         self.norm = norm()
-        self.energy_block = ScalarFeedForward(num_channels, ffn_hidden_channels)
+        self.energy_block = ScalarFeedForward(given.num_channels, given.ffn_hidden_channels)
         self.force_block = self.stress_block = None
-        if direct_prediction and regress_forces:
+        if given.direct_prediction and given.regress_forces:
             of_head = replace(
                 options,
-                activation=GATE if use_gate_force_head else "sep_s2",
+                activation=GATE if given.use_gate_force_head else "sep_s2",
                 alpha_silu=False,
                 alpha_drop=0.0,
                 mask_rate=0.0,
@@ -302,13 +272,13 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
                 value_drop=0.0,
             )
             self.force_block = attention(1, of_head, VECTORS)
-        if direct_prediction and regress_stress:
-            self.stress_block = StressHead(num_channels, ffn_hidden_channels, lmax)
+        if given.direct_prediction and given.regress_stress:
+            self.stress_block = StressHead(given.num_channels, given.ffn_hidden_channels, given.lmax)
 
     def _atom_energies(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, " atoms"]:
         return self.energy_block(x[:, 0]).squeeze(-1)
 
-    def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"]:
+    def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"] | None:
         if not self.detach_frames or self.direct_prediction:
             return super()._for_rotation(vectors)
         pole = vectors[:, 1].abs() > POLE * vectors.norm(dim=1)

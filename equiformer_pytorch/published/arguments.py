@@ -1,46 +1,11 @@
-"""Checks of constructor arguments that the published models share."""
+"""Checks of arguments that the published models share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from equiformer_pytorch.base.checks import check_number, check_type
-
-
-def check_flags(**flags: object) -> None:
-    """TypeError unless all are True or False."""
-    for name, value in flags.items():
-        check_type(name, value, bool, "True or False")
-
-
-def check_counts(least: int, **numbers: object) -> None:
-    """TypeError or ValueError unless all are whole numbers, at least `least`."""
-    for name, value in numbers.items():
-        check_type(name, value, int, "a whole number")
-        check_number(name, value, least)  # pyright: ignore[reportArgumentType]
-
-
-def check_positive(**numbers: float) -> None:
-    """TypeError or ValueError unless all are numbers above zero."""
-    for name, value in numbers.items():
-        check_type(name, value, int | float, "a number")
-        check_number(name, value, 0, whole=False, exclusive=True)
-
-
-def check_rates(**rates: float) -> None:
-    """TypeError or ValueError unless all are probabilities below one."""
-    for name, value in rates.items():
-        check_type(name, value, int | float, "a number")
-        check_number(name, value, 0, whole=False)
-        if value >= 1:
-            raise ValueError(f"{name} must be below 1, got {value}")
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """ValueError unless `value` is one of the choices."""
-    choices = tuple(choices)
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+from equiformer_pytorch.base.arguments import check_count
+from equiformer_pytorch.base.checks import check_type
 
 
 def check_orders(lmax: int, mmax: int, names: tuple[str, str]) -> None:
@@ -56,7 +21,7 @@ def single(name: str, values: Sequence[int]) -> int:
         raise ValueError(
             f"{name} must have one entry: the published networks run at one resolution, got {list(values)}"
         )
-    check_counts(0, **{name: values[0]})
+    check_count(name, values[0], 0)
     return values[0]
 
 

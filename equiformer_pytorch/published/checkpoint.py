@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from equiformer_pytorch.base.saved import read_saved, write_saved
+from equiformer_pytorch.base.potential import Potential
+from equiformer_pytorch.base.saved import plain_name, read_saved, weights_of
+from equiformer_pytorch.base.tracing import lasting_tensors
 from equiformer_pytorch.published.scales import Scales
 
 # Constants that the official code keeps in its state dict and that are computed here, by the end of their names.
@@ -26,17 +28,18 @@ NOT_ARGUMENTS = ("name",)
 Model = TypeVar("Model", bound="FromCheckpoint")
 
 
-class FromCheckpoint(nn.Module):
-    """Adds :meth:`from_checkpoint` and :meth:`save` to a model."""
+class FromCheckpoint(Potential):
+    """Adds :meth:`from_checkpoint` and what :meth:`save` needs to a model."""
 
-    config: dict[str, Any]
-    """The constructor's arguments."""
     scales: Scales
     """What the outputs are to be multiplied with and shifted by, from the checkpoint."""
     infer_config: Callable[[Mapping[str, Tensor]], dict[str, Any]]
     """The constructor's arguments as far as weights and constants show them."""
+    mark: ClassVar[str]
+    """What only the weights of this model have in their names."""
 
     @classmethod
+    @lasting_tensors()
     def from_checkpoint(
         cls: type[Model],
         source: str | PathLike[str] | Mapping[str, Any],
@@ -47,8 +50,8 @@ class FromCheckpoint(nn.Module):
     ) -> Model:
         """The model of a checkpoint, in the dtype of its weights and in evaluation mode.
 
-        The source has the weights under ``state_dict`` (names may start with ``module.`` or have ``_orig_mod.`` in
-        them, which data parallelism and compilation leave) and, if it has them, the configuration under ``config``
+        The source has the weights under ``state_dict`` (names may have ``module.`` or ``_orig_mod.`` anywhere in them,
+        which data parallelism and compilation leave) and, if it has them, the configuration under ``config``
         (the arguments themselves, or as official trainers nest them: ``model_attributes`` or ``model``), averaged
         weights under ``ema``, and ``normalizers`` and ``elementrefs``, which become :attr:`scales`. Constants and the
         parts for denoising (``force_embedding.``, ``dens_block.``) are left out. A mere state dict will do, too.
@@ -66,7 +69,8 @@ class FromCheckpoint(nn.Module):
             TypeError: if the source is neither a path nor a mapping.
         """
         contents = read_saved(source)
-        weights, parameters_in_order = _weights(contents)
+        weights = weights_of(contents)
+        parameters_in_order = [name for name in weights if not BUFFERS.search(name)]
         arguments = _configuration(contents)
         if arguments is None and config is None:
             arguments = cls.infer_config(weights)
@@ -81,38 +85,16 @@ class FromCheckpoint(nn.Module):
         model.scales = Scales.from_checkpoint(contents)
         return model.eval()
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write weights, configuration and :attr:`scales` to a file for :meth:`from_checkpoint`; whole, or the old
-        file stays."""
-        write_saved({"config": self.config, "state_dict": self.state_dict(), **self.scales.to_checkpoint()}, path)
+    @classmethod
+    def from_file(cls: type[Model], contents: Mapping[str, Any]) -> Model:
+        return cls.from_checkpoint(contents, ema=bool(contents.get("ema")))
 
+    @classmethod
+    def recognises(cls, weights: Mapping[str, Tensor]) -> bool:
+        return any(cls.mark in name for name in weights)
 
-def arguments_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a constructor was called with, from its ``locals()`` at the start, as values that a file can hold."""
-    plain = {
-        name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-        for name, value in given.items()
-    }
-    return {name: value for name, value in plain.items() if name not in ("self", "__class__")}
-
-
-def _plain_name(name: str) -> str:
-    """Without what data parallelism and compilation put into it."""
-    name = name.replace("_orig_mod.", "")
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
-    return name
-
-
-def _weights(contents: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    """All tensors of the state dict by plain name, and the names of its parameters in order."""
-    state = contents.get("state_dict", contents)
-    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"the source has no weights: state_dict is missing, there are only {sorted(map(str, contents))}"
-        )
-    tensors = {_plain_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    return tensors, [name for name in tensors if not BUFFERS.search(name)]
+    def _beside(self) -> dict[str, Any]:
+        return self.scales.to_checkpoint()
 
 
 def _configuration(contents: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -146,7 +128,7 @@ def _averaged(
     shadows = ema.get("shadow_params")
     if shadows is None:
         tensors = ema.get("state_dict", ema)
-        return _chosen({_plain_name(k): v for k, v in tensors.items() if isinstance(v, Tensor)}, ignore)
+        return _chosen({plain_name(k): v for k, v in tensors.items() if isinstance(v, Tensor)}, ignore)
     if len(shadows) != len(names):
         raise ValueError(f"ema has {len(shadows)} tensors for the {len(names)} parameters of state_dict")
     averaged = _chosen(dict(zip(names, shadows, strict=True)), ignore)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.constants import ExactConstants
-from equiformer_pytorch.inputs.structures import EdgeGeometry, Structures, gather_structures
+from equiformer_pytorch.base.potential import HEAVIEST, Potential
+from equiformer_pytorch.base.tracing import lasting, lasting_tensors
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.graph.frames import EdgeFrames, check_frames
+from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, with_slope
+from equiformer_pytorch.inputs.structures import Structures, gather_structures
+from equiformer_pytorch.layers.radial import Envelope
+from equiformer_pytorch.legacy.modules import adopt, is_old
 from equiformer_pytorch.published.attention import GraphAttention
 from equiformer_pytorch.published.block import Block
-from equiformer_pytorch.published.edges import Edges
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.heads import StressHead
-from equiformer_pytorch.published.radial import Envelope, GaussianSmearing
-from equiformer_pytorch.published.rotation import FrameRotation, check_frames
+from equiformer_pytorch.published.radial import GaussianSmearing
 from equiformer_pytorch.published.scales import Scales
 
 
@@ -33,7 +38,7 @@ class Stack(nn.ModuleList):
         self.recomputed = recomputed
 
     def forward(
-        self, x: Float[Tensor, "atoms components channels"], edges: Edges, batch: Int[Tensor, " atoms"], structures: int
+        self, x: Float[Tensor, "atoms components channels"], edges: EdgeGraph, batch: Int[Tensor, " atoms"], structures: int
     ) -> Float[Tensor, "atoms components channels"]:
         for block, recomputed in zip(self, self.recomputed, strict=True):
             if recomputed and torch.is_grad_enabled():
@@ -43,13 +48,17 @@ class Stack(nn.ModuleList):
         return x
 
 
-class PublishedModel(ExactConstants, ABC):
+# What :meth:`PublishedModel.evaluate` hands on of a batch.
+INPUTS = ("atomic_numbers", "pos", "batch", "cell", "pbc", "edge_index", "cell_offsets")
+
+
+class PublishedModel(Potential, ExactConstants):
     """The common part of the published models. Parameters have the names and shapes of the published files."""
 
     sphere_embedding: nn.Embedding
     distance_expansion: GaussianSmearing
     envelope: Envelope | None
-    rotation: FrameRotation
+    edge_frame: EdgeFrames
     edge_degree_embedding: EdgeDegreeEmbedding
     blocks: Stack
     norm: nn.Module
@@ -57,9 +66,6 @@ class PublishedModel(ExactConstants, ABC):
     force_block: GraphAttention | None
     stress_block: StressHead | None
 
-    cutoff: float
-    max_neighbors: int
-    use_pbc: bool
     avg_num_nodes: float
     gradient_forces: bool = False
     gradient_stress: bool = False
@@ -69,19 +75,28 @@ class PublishedModel(ExactConstants, ABC):
         super().__init__()
         self.scales = Scales()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if is_old(state, "edge_frame"):
+            adopt(self, state, state["config"])
+            self.scales = state["scales"]
+        else:
+            super().__setstate__(state)
+
     def forward(
         self,
         data: Any = None,
         *,
         atomic_numbers: Int[Tensor, " atoms"] | None = None,
         pos: Float[Tensor, "atoms 3"] | None = None,
-        cell: Float[Tensor, "structures 3 3"] | None = None,
+        cell: Float[Tensor, "... 3"] | None = None,
         batch: Int[Tensor, " atoms"] | None = None,
-        pbc: Bool[Tensor, "structures 3"] | None = None,
+        pbc: Tensor | None = None,
         edge_index: Int[Tensor, "2 edges"] | None = None,
-        cell_offsets: Float[Tensor, "edges 3"] | None = None,
+        cell_offsets: Shaped[Tensor, "edges 3"] | None = None,
         edge_frames: Float[Tensor, "edges 3 3"] | None = None,
         return_hidden: bool = False,
+        forces: bool = True,
+        stress: bool | None = None,
     ) -> dict[str, Any]:
         r"""Energy of structures, forces on atoms, stress.
 
@@ -89,17 +104,20 @@ class PublishedModel(ExactConstants, ABC):
             data: instead of the tensors an object that has them as attributes (as batches of PyTorch Geometric do), ASE
                 atoms, or a list of these. Integers and lengths as below.
             atomic_numbers: of all atoms of all structures.
-            pos: positions in Å, in float32 or wider; geometry is computed in their dtype, layers in that of the
-                weights.
-            cell: cell vectors as rows, Å.
-            batch: structure of each atom, ascending; without it there is one structure.
-            pbc: which cell vectors repeat; all where `cell` is given. Only needed when edges are to be found.
-            edge_index: [sender, receiver] of each edge. Without it all pairs within the cutoff, at most
+            pos: positions in Å, in float32 or wider. Differences are taken in float64, all else is computed in the
+                dtype of the weights.
+            cell: cell vectors as rows, Å, (structures, 3, 3); (3·structures, 3) will do.
+            batch: structure of each atom, in any order; without it there is one structure.
+            pbc: which cell vectors repeat, (structures, 3) or (3,); all where `cell` is given. Only needed when edges
+                are to be found.
+            edge_index: [sender, receiver] of each edge, in any order. Without it all pairs within the cutoff, at most
                 `max_neighbors` per receiver.
             cell_offsets: whole numbers k: the edge goes to the receiver from pos[sender] + k · cell.
             edge_frames: rotations that carry each edge to y. By default exact half-turns; a given frame differs from
                 them by a roll about the edge, which matters only as far as sampled activations do.
             return_hidden: also return ``hidden``: features (atoms, (L+1)², channels) by name.
+            forces: False leaves them out.
+            stress: False leaves it out; True is an error where there is none, or no volume.
 
         Returns:
             ``energy`` (structures,), ``forces`` (atoms, 3), ``stress`` (structures, 9): those that the model has, in
@@ -118,30 +136,63 @@ class PublishedModel(ExactConstants, ABC):
             "cell_offsets": cell_offsets,
             "edge_frames": edge_frames,
         }
-        structures = self._gather(data, given)
-        if structures.edge_index is None:
-            structures = self._with_edges(structures)
+        if stress and "stress" not in self.gives:
+            raise ValueError("stress is wanted, and the model gives none (regress_stress is False)")
         recorded = torch.is_grad_enabled()
-        hidden: dict[str, Tensor] = {}
-        watched = self._watched(hidden) if return_hidden else nullcontext()
-        with torch.enable_grad() if self.gradient_forces else torch.set_grad_enabled(recorded), watched:
-            geometry = structures.geometry()
-            if self.gradient_forces and not geometry.vectors.requires_grad:
-                geometry.vectors.requires_grad_()
-            outputs = self._outputs(structures, geometry.vectors)
-            if self.gradient_forces:
-                outputs |= self._from_gradient(outputs["energy"], structures, geometry, recorded)
-        if not recorded:
-            outputs = {name: value.detach() for name, value in outputs.items()}
-            hidden = {name: value.detach() for name, value in hidden.items()}
-        return {**outputs, "hidden": hidden} if return_hidden else outputs
+        with lasting_tensors():
+            structures = self._gather(data, given, with_volume=stress is True)
+            outputs = self._of_structures(structures, forces, stress is not False, return_hidden, recorded)
+        return outputs if recorded else _detached(outputs)
 
     def predict(self, data: Any = None, **given: Any) -> dict[str, Tensor]:
         """What :meth:`forward` gives for the same arguments, in physical units: scaled with the normalisers of the
         checkpoint and with the energies of its elements added."""
         outputs = self(data, **given)
-        structures = self._gather(data, given)
-        return self.scales.apply(outputs, structures.atomic_numbers, structures.batch)
+        with lasting_tensors(), checks.unchecked_values():
+            structures = self._gather(data, {name: given.get(name) for name in INPUTS})
+            return self.scales.apply(outputs, structures.atomic_numbers, structures.batch)
+
+    def evaluate(
+        self,
+        structures: Mapping[str, Any],
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        through: Callable[..., Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor]:
+        given = {name: structures.get(name) for name in INPUTS}
+        outputs = (self if through is None else through)(**given, forces=forces, stress=stress)
+        with lasting_tensors():
+            numbers, batch = lasting(structures["atomic_numbers"]), given["batch"]
+            batch = torch.zeros_like(numbers) if batch is None else lasting(batch)
+            out = self.scales.apply(outputs, numbers.long(), batch.long())
+        if "stress" in out:
+            out["stress"] = out["stress"].unflatten(-1, (3, 3))
+        return out
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return tuple(range(1, self.sphere_embedding.num_embeddings))
+
+    @property
+    def gives(self) -> frozenset[str]:
+        of_forces = self.force_block is not None or self.gradient_forces
+        of_stress = self.stress_block is not None or self.gradient_stress
+        return frozenset(["energy", *["forces"] * of_forces, *["stress"] * of_stress])
+
+    def element_energies(self) -> Float64[Tensor, " elements"]:
+        found = torch.zeros(HEAVIEST + 1, dtype=torch.float64, device="cpu")
+        if self.scales.element_energies is not None:
+            known = self.scales.element_energies[: HEAVIEST + 1]
+            found[: len(known)] = known.to(found)
+        return found
+
+    def shift_element_energies(self, shift: Float64[Tensor, " elements"]) -> None:
+        self.scales = self.scales.shifted(shift.cpu())
+
+    def leave_out_stress_head(self) -> None:
+        if self.stress_block is not None:
+            self.stress_block, self.config["regress_stress"] = None, False
 
     @contextmanager
     def _watched(self, hidden: dict[str, Tensor]) -> Iterator[None]:
@@ -161,11 +212,45 @@ class PublishedModel(ExactConstants, ABC):
             for handle in handles:
                 handle.remove()
 
-    def _gather(self, data: Any, given: dict[str, Any]) -> Structures:
-        weight = self.sphere_embedding.weight
-        return gather_structures(data, given, weight.shape[0], weight.device)
+    def _gather(self, data: Any, given: Mapping[str, Any], *, with_volume: bool = False) -> Structures:
+        count, device = self.sphere_embedding.num_embeddings, self.sphere_embedding.weight.device
 
-    def _outputs(self, structures: Structures, vectors: Float[Tensor, "edges 3"]) -> dict[str, Tensor]:
+        def check_elements(numbers: Tensor) -> None:
+            checks.check_within("atomic_numbers", numbers, count)
+
+        return gather_structures(data, given, check_elements, device, with_volume=with_volume)
+
+    def _of_structures(
+        self, structures: Structures, forces: bool, stress: bool, hidden: bool, recorded: bool
+    ) -> dict[str, Any]:
+        """Outputs in the caller's order; those wanted that the model has."""
+        structures = structures.with_edges(self.cutoff, self.max_neighbors, self.use_pbc)
+        geometry = edge_geometry(structures, torch.promote_types(self.sphere_embedding.weight.dtype, torch.float32))
+
+        def outputs_of(vectors: Tensor) -> dict[str, Any]:
+            watched: dict[str, Tensor] = {}
+            with self._watched(watched) if hidden else nullcontext():
+                outputs = self._outputs(structures, vectors, forces, stress)
+            return {**outputs, "hidden": watched} if hidden else outputs
+
+        by_gradient = (forces and self.gradient_forces, stress and self.gradient_stress)
+        if not any(by_gradient):
+            outputs = outputs_of(geometry.vectors)
+        else:
+            outputs, slope = with_slope(outputs_of, geometry.vectors, recorded)
+            if by_gradient[0]:
+                outputs["forces"] = forces_of(structures, slope)
+            if by_gradient[1]:
+                outputs["stress"] = stress_of(structures, geometry, slope).flatten(1)
+        if self.force_block is not None and forces:
+            outputs["forces"] = structures.restored(outputs["forces"])
+        if hidden:
+            outputs["hidden"] = {name: structures.restored(value) for name, value in outputs["hidden"].items()}
+        return outputs
+
+    def _outputs(
+        self, structures: Structures, vectors: Float[Tensor, "edges 3"], forces: bool, stress: bool
+    ) -> dict[str, Tensor]:
         """Everything that does not come from the gradient."""
         edges, batch = self._edges(structures, vectors), structures.batch
         embedded = self.sphere_embedding(structures.atomic_numbers)
@@ -175,9 +260,9 @@ class PublishedModel(ExactConstants, ABC):
         per_atom = self._atom_energies(x)
         energy = per_atom.new_zeros(structures.count).index_add(0, batch, per_atom) / self.avg_num_nodes
         outputs = {"energy": energy}
-        if self.force_block is not None:
+        if self.force_block is not None and forces:
             outputs["forces"] = self.force_block(x, edges).squeeze(-1)
-        if self.stress_block is not None:
+        if self.stress_block is not None and stress:
             outputs["stress"] = self.stress_block.of_structures(x, batch, structures.count)
         return outputs
 
@@ -191,67 +276,28 @@ class PublishedModel(ExactConstants, ABC):
         """What the radial networks see of an edge, in the dtype of the weights."""
         return self.distance_expansion(distance).to(self.sphere_embedding.weight.dtype)
 
-    def _edges(self, structures: Structures, vectors: Float[Tensor, "edges 3"]) -> Edges:
-        """Sorted by receiver, with everything that layers need to know of them."""
+    def _edges(self, structures: Structures, vectors: Float[Tensor, "edges 3"]) -> EdgeGraph:
+        """Everything that layers need to know of the edges, which come sorted by receiver."""
         ends, frames = structures.ends(), structures.edge_frames
         if frames is not None:
             check_frames(frames, vectors)
-        if bool((ends[1, 1:] < ends[1, :-1]).any()):
-            order = ends[1].argsort(stable=True)
-            ends, vectors = ends[:, order], vectors[order]
-            frames = None if frames is None else frames[order]
         dtype = self.sphere_embedding.weight.dtype
-        square = vectors.square().sum(-1)
-        apart = square > torch.finfo(square.dtype).tiny
-        distance = torch.where(apart, torch.where(apart, square, torch.ones_like(square)).sqrt(), 0.0)
-        rotation = self.rotation(self._for_rotation(vectors), frames).to(dtype)
-        return Edges(
+        distance, rotation = self.edge_frame(vectors, frames, turned=self._for_rotation(vectors))
+        return EdgeGraph(
             senders=ends[0],
             receivers=ends[1],
-            receiver_atoms=ends[1],
+            receiver_points=ends[1],
             count=structures.atomic_numbers.shape[0],
-            numbers=structures.atomic_numbers,
-            basis=self._basis(distance, structures.atomic_numbers, ends),
-            envelope=None if self.envelope is None else self.envelope(distance).to(dtype),
-            rotation=rotation,
+            rotation=rotation.with_blocks(block.to(dtype) for block in rotation.blocks),
+            scalars=self._basis(distance, structures.atomic_numbers, ends),
+            envelope=None if self.envelope is None else self.envelope(distance, self.cutoff).to(dtype),
+            kinds=structures.atomic_numbers,
         )
 
-    def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"]:
-        """The vectors that rotations are found from, cut out of the graph where `detach_frames` says so."""
-        return vectors.detach() if self.detach_frames else vectors
+    def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"] | None:
+        """The vectors that rotations are found from, where `detach_frames` cuts them out of the graph."""
+        return vectors.detach() if self.detach_frames else None
 
-    def _with_edges(self, structures: Structures) -> Structures:
-        """The structures with all edges within the cutoff."""
-        from equiformer_pytorch.graph.periodic import radius_graph  # what only atomistic users need
 
-        cell = structures.cell if self.use_pbc else None
-        edge_index, offsets = radius_graph(
-            structures.pos.detach(),
-            self.cutoff,
-            batch=structures.batch,
-            cell=None if cell is None else cell.detach(),
-            pbc=structures.pbc if self.use_pbc else None,
-            max_neighbors=self.max_neighbors,
-        )
-        return replace(structures, edge_index=edge_index, cell_offsets=offsets)
-
-    def _from_gradient(
-        self,
-        energy: Float[Tensor, " structures"],
-        structures: Structures,
-        geometry: EdgeGeometry,
-        create_graph: bool,
-    ) -> dict[str, Tensor]:
-        r"""Forces −∂E/∂x and the stress :math:`\frac1V ∂E/∂ε`, ε a symmetric strain, from ∂E/∂(edge vector)."""
-        (slope,) = torch.autograd.grad(energy.sum(), geometry.vectors, create_graph=create_graph)
-        senders, receivers = structures.ends()
-        forces = torch.zeros_like(structures.pos).index_add(0, receivers, slope).index_add(0, senders, -slope)
-        if not self.gradient_stress:
-            return {"forces": forces}
-        if structures.cell is None:
-            raise ValueError("cell is required: this model gives the stress, which is per volume")
-        strained = geometry.strain_derivative(slope)
-        of_edge = structures.batch.index_select(0, receivers)
-        virial = slope.new_zeros(structures.count, 3, 3).index_add(0, of_edge, strained)
-        volume = torch.linalg.det(structures.cell).abs()
-        return {"forces": forces, "stress": (virial / volume[:, None, None]).flatten(1)}
+def _detached(outputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: _detached(x) if isinstance(x, dict) else x.detach() for name, x in outputs.items()}

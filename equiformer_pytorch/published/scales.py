@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from equiformer_pytorch.base.checks import check_within
+
 # Names of normalisers in older files.
 OLD_NAMES = {"target": "energy", "grad_target": "forces"}
 
@@ -72,11 +74,8 @@ class Scales:
             scaled[name] = (value.double() if name == "energy" else value) * deviation + mean
         if self.element_energies is not None:
             energy = scaled["energy"]
-            if int(atomic_numbers.max()) >= self.element_energies.shape[0]:
-                raise ValueError(
-                    f"atomic_numbers must lie below {self.element_energies.shape[0]}: the checkpoint has no reference"
-                    " energy for others"
-                )
+            known = self.element_energies.shape[0]
+            check_within("atomic_numbers", atomic_numbers, known, ": the checkpoint has reference energies of these")
             of_atoms = self.element_energies.to(energy)[atomic_numbers]
             scaled["energy"] = energy.index_add(0, batch, of_atoms)
         return scaled

@@ -6,12 +6,15 @@ import torch
 
 ase = pytest.importorskip("ase")
 from ase import Atoms, units  # noqa: E402
-from ase.calculators.fd import calculate_numerical_forces  # noqa: E402
+from ase.build import fcc111, graphene, nanotube  # noqa: E402
+from ase.calculators.calculator import PropertyNotImplementedError  # noqa: E402
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress  # noqa: E402
 from ase.md.verlet import VelocityVerlet  # noqa: E402
 from ase.optimize import BFGS  # noqa: E402
 
 from equiformer_pytorch import EquiformerV3  # noqa: E402
 from equiformer_pytorch.atoms import EquiformerCalculator, Target  # noqa: E402
+from tests.atoms.kinds import CONSERVATIVE, KINDS, build  # noqa: E402
 from tests.atoms.potentials import crystal, molecule, potential  # noqa: E402
 
 
@@ -113,7 +116,8 @@ def test_published_models(direct):
         max_radius=3.0,
         direct_prediction=direct,
         regress_stress=True,
-    ).double()
+    )
+    model.double().eval()
     for structure in (molecule(5), crystal()):
         atoms = as_atoms(structure)
         atoms.calc = EquiformerCalculator(model)
@@ -140,6 +144,109 @@ def test_relaxation_and_dynamics():
     for _ in range(20):
         dynamics.run(10)
         assert abs(atoms.get_total_energy() - start) < 1e-3 * atoms.get_kinetic_energy() + 1e-5
+
+
+OPEN = {
+    "graphene": lambda: graphene(a=2.8),
+    "slab without vacuum": lambda: fcc111("Al", (1, 1, 3), a=4.05),
+    "slab with vacuum": lambda: fcc111("Al", (1, 1, 3), a=4.05, vacuum=5.0),
+    "tube": lambda: nanotube(3, 0, bond=1.42),
+    "one vector": lambda: Atoms(
+        "HO", [[0, 0, 0], [0, 0, 1.2]], cell=[[2.5, 0, 0], [0, 0, 0], [0, 0, 0]], pbc=[1, 0, 0]
+    ),
+    "box that does not repeat": lambda: Atoms("HO", [[0, 0, 0], [0, 0, 1.2]], cell=[8, 8, 8]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("structure", OPEN)
+def test_fewer_than_three_cell_vectors(structure, kind):
+    """Whatever is asked for, in whichever order: energy, forces; a stress where there is a volume."""
+    atoms = OPEN[structure]()
+    atoms.numbers = np.resize([6, 8, 1], len(atoms))
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = EquiformerCalculator(build(kind))
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    assert np.isfinite(energy)
+    assert np.isfinite(forces).all()
+    if kind in CONSERVATIVE:
+        numeric = calculate_numerical_forces(atoms, eps=1e-5, iatoms=[0])[0]
+        assert np.abs(forces[0] - numeric).max() < 1e-6 * max(1, np.abs(numeric).max())
+    if atoms.cell.rank < 3 or kind == "v2":
+        with pytest.raises(PropertyNotImplementedError, match="stress"):
+            atoms.get_stress()
+    else:
+        assert np.isfinite(atoms.get_stress()).all()
+    atoms.calc.calculate(atoms, ["energy", "forces", "stress", "magmoms"])
+    assert atoms.calc.results["energy"] == pytest.approx(energy, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", CONSERVATIVE)
+def test_stress_of_a_slab(kind):
+    atoms = as_atoms(crystal())
+    atoms.pbc = (True, True, False)
+    atoms.calc = EquiformerCalculator(build(kind))
+    numeric = calculate_numerical_stress(atoms, eps=1e-5, force_consistent=False)
+    assert np.abs(atoms.get_stress() - numeric).max() < 1e-6 * np.abs(numeric).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_of_the_caller_stays_as_it_is(kind):
+    """Its dtype, its training flag, its weights; and calculators do not change each other."""
+    model = build(kind).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    atoms = as_atoms(molecule(5))
+    double, single = EquiformerCalculator(model), EquiformerCalculator(model, dtype=torch.float32)
+    energies = [double.get_potential_energy(atoms), single.get_potential_energy(atoms)]
+    assert energies[0] != energies[1]
+    assert model.training
+    assert all(part.training for part in model.modules())
+    assert {value.dtype for value in model.parameters()} == {torch.float64}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 1.0
+    model.float()
+    for calculator, energy in zip((double, single), energies, strict=True):
+        calculator.reset()
+        assert calculator.get_potential_energy(atoms) == energy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_are_not_rounded(kind):
+    """Double precision is double throughout: the calculator says what the model says of float64 tensors."""
+    model, structure = build(kind), crystal()
+    atoms = as_atoms(structure)
+    out = model.evaluate({**structure, "batch": torch.zeros(3, dtype=torch.long)})
+    single = build(kind).float()
+    for calculator in (EquiformerCalculator(model), EquiformerCalculator(single, dtype=torch.float64)):
+        atoms.calc = calculator
+        exact = calculator.potential.evaluate({**structure, "batch": torch.zeros(3, dtype=torch.long)})
+        assert atoms.get_potential_energy() == pytest.approx(exact["energy"].item(), rel=1e-13)
+        assert np.abs(atoms.get_forces() - exact["forces"].detach().numpy()).max() < 1e-12
+    if kind != "own":
+        predicted = model.predict(atoms)
+        assert predicted["energy"].item() == pytest.approx(out["energy"].item(), rel=1e-13)
+        assert (predicted["forces"] - out["forces"]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_far_from_the_origin_in_single_precision(kind):
+    """Trajectories that were never wrapped."""
+    atoms = as_atoms(crystal())
+    calculator = EquiformerCalculator(build(kind), dtype=torch.float32)
+    wanted = calculator.get_forces(atoms).copy()
+    atoms.positions += 1e4 + np.array([[30, -40, 7], [0, 55, 5], [-9, 0, 2]]) @ atoms.cell.array
+    assert np.abs(calculator.get_forces(atoms) - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_energy_alone_needs_no_forces():
+    calculator = EquiformerCalculator(potential())
+    atoms = as_atoms(crystal())
+    calculator.calculate(atoms, ["energy"])
+    assert set(calculator.results) == {"energy", "free_energy"}
+    calculator.calculate(atoms, ["forces"])
+    assert set(calculator.results) == {"energy", "free_energy", "forces", "stress"}
 
 
 def test_bad_arguments():

@@ -306,17 +306,26 @@ def test_collate(tmp_path: Path) -> None:
     assert torch.equal(batch["batch"][batch["edge_index"][0]], batch["batch"][batch["edge_index"][1]])
 
 
-def test_missing_labels_are_named(tmp_path: Path) -> None:
+def test_labels_that_some_have(tmp_path: Path) -> None:
     path = tmp_path / "mixed.xyz"
-    write(path, [molecules()[0], molecule("N2"), crystals()[0]], format="extxyz")
+    only_forces = labelled(molecule("NH3"), 5)
+    del only_forces.calc.results["energy"]
+    write(path, [molecules()[0], molecule("N2"), crystals()[0], only_forces], format="extxyz")
     items = load_structures(path, CUTOFF).items
-    with pytest.raises(ValueError, match=r"structure 1 of the batch \(3 structures\) has no energy"):
-        collate_structures(items)
-    with pytest.raises(ValueError, match=r"structure 0 of the batch .* has no stress"):
-        collate_structures([items[0], items[2]])
+    batch = collate_structures(items)
+    assert batch["has_energy"].tolist() == [True, False, True, False]
+    assert batch["has_forces"].tolist() == [True, False, True, True]
+    assert batch["has_stress"].tolist() == [False, False, True, False]
+    assert batch["energy"].tolist() == [items[0]["energy"], 0, items[2]["energy"], 0]
+    assert batch["forces"].shape == batch["pos"].shape
+    assert (batch["forces"][batch["batch"] == 1] == 0).all()
+    assert torch.equal(batch["forces"][batch["batch"] == 3], items[3]["forces"])
+    assert torch.equal(batch["stress"], torch.stack([torch.zeros(3, 3)] * 2 + [items[2]["stress"], torch.zeros(3, 3)]))
+    assert not {"energy", "has_energy"} & collate_structures([items[1]]).keys()
     with pytest.raises(ValueError, match="at least one structure"):
         collate_structures([])
-    assert "energy" not in collate_structures([items[1]])
+    with pytest.raises(ValueError, match=r"structure 1 of the batch \(2 structures\) has no weight"):
+        collate_structures([items[0] | {"weight": torch.tensor(1.0)}, items[1]])
 
 
 def test_in_a_loader(file: Path) -> None:

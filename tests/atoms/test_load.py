@@ -122,6 +122,84 @@ def test_what_is_no_potential(tmp_path: Path) -> None:
         EquiformerCalculator(tmp_path / "none.pt")
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("kind", ["own", "v2", "v3"])
+def test_names_of_wrapped_weights(kind: str, prefix: str) -> None:
+    """Before all names or inside them, as data parallelism, compilation and averaging leave them."""
+    model = model_of(kind)
+    state, inputs = model.state_dict(), molecule(5)
+    inside = {name.replace(".", f".{prefix}", 1): value for name, value in state.items()}
+    for names in (
+        {prefix + name: value for name, value in state.items()},
+        inside,
+        {**state, "n_averaged": torch.ones(1)},
+    ):
+        for source in (
+            {"state_dict": names, "config": model.config},
+            {"model": "x", "state_dict": names, "config": model.config},
+        ):
+            for again in (load_potential(source), type(model).from_checkpoint(source).eval()):
+                given = {} if kind == "own" else {"stress": False}
+                assert torch.equal(again(**inputs, **given)["energy"], model(**inputs, **given)["energy"])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("kind", ["own", "v3"])
+def test_a_model_with_a_compiled_part_is_saved_under_plain_names(kind: str, tmp_path: Path) -> None:
+    model, plain = model_of(kind), model_of(kind)
+    if kind == "own":
+        model.network.layers = torch.compile(model.network.layers, backend="eager")
+    else:
+        model.blocks[0] = torch.compile(model.blocks[0], backend="eager")
+    assert any("_orig_mod" in name for name in model.state_dict())
+    model.save(tmp_path / "model.pt")
+    contents = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert list(contents["state_dict"]) == list(plain.state_dict())
+    assert contents["model"] == type(model).__name__
+    again = load_potential(tmp_path / "model.pt")
+    item = structures(1)[0]
+    batch = collate_structures([item])
+    assert torch.equal(predict(again, batch)["forces"], predict(plain, batch)["forces"])
+    atoms = Atoms(item["atomic_numbers"].numpy(), item["pos"].numpy())
+    forces = [EquiformerCalculator(each).get_forces(atoms) for each in (model, plain)]
+    assert abs(forces[0] - forces[1]).max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["own", "v2", "v3"])
+def test_files_that_are_something_else(kind: str, tmp_path: Path) -> None:
+    """Each with its name and what it is, wherever a file is taken."""
+    model = model_of(kind)
+    model.save(tmp_path / "model.pt")
+    whole = (tmp_path / "model.pt").read_bytes()
+    files = {
+        "torn.pt": (whole[: len(whole) - 20], "cut short"),
+        "short.pt": (whole[:500], "cut short"),
+        "empty.pt": (b"", "is empty"),
+        "page.pt": (b"<!DOCTYPE html><html></html>", "web page"),
+        "lfs.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n", "git-lfs"),
+    }
+    readers = (load_potential, type(model).from_checkpoint, EquiformerCalculator)
+    for name, (contents, words) in files.items():
+        (tmp_path / name).write_bytes(contents)
+        for read in readers:
+            with pytest.raises(ValueError, match=f"{name} .*{words}"):
+                read(tmp_path / name)
+    run = {"step": 3, "model": model.state_dict(), "ema": {}, "optimizer": {}, "about": {}, "config": {}}
+    torch.save(run, tmp_path / "checkpoint.pt")
+    for read in readers:
+        with pytest.raises(ValueError, match=r"a training run goes on from.*potential\.pt"):
+            read(tmp_path / "checkpoint.pt")
+
+
+def test_a_name_that_no_family_bears_is_no_hindrance() -> None:
+    """Official files may say something else of their model."""
+    model = model_of("v3")
+    again = load_potential({"model": "equiformer_v3", "state_dict": model.state_dict(), "config": V3})
+    assert type(again) is EquiformerV3
+    with pytest.raises(ValueError, match="source does not fit EquiformerV2"):
+        load_potential({"model": "EquiformerV2", "state_dict": model.state_dict(), "config": V3})
+
+
 @pytest.mark.parametrize("kind", ["own", "gradient", "v2"])
 def test_stress_where_there_is_one(kind: str) -> None:
     batch = collate_structures(structures())

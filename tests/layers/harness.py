@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch import Equiformer
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.fiber import Fiber, join
 from tests.models import Example
 
 
-def graph_of(model: Equiformer, sample: Example) -> Graph:
+def graph_of(model: Equiformer, sample: Example) -> EdgeGraph:
     """What the model's layers are given for this structure."""
     caught = []
     handle = model.embed.register_forward_pre_hook(lambda _, args: caught.append(args[1]))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from equiformer_pytorch import EquiformerV2, EquiformerV3
-from equiformer_pytorch.published import edges as edges_module
+from equiformer_pytorch.ops import pieces
 from equiformer_pytorch.so3.harmonics import recurrence_constants, spherical_harmonics
 from equiformer_pytorch.testing import assert_equivariant, assert_gradients, equivariance_errors
 from tests.models import mostly_slow
@@ -125,7 +125,7 @@ def test_pieces_and_recomputed_layers_give_the_same(kind: str, monkeypatch: pyte
     inputs = together(molecule(), crystal())
     results = []
     for largest, blocks in ((2**27, None), (600, None), (2**27, [1, 0])):
-        monkeypatch.setattr(edges_module, "LARGEST", largest)
+        monkeypatch.setattr(pieces, "LARGEST", largest)
         model = build(kind, gradient_checkpointing_block_list=blocks)
         outputs = model(**inputs)
         loss_of(outputs).backward()

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from equiformer_pytorch.ops.dispatch import traced
+
 # Numbers per piece: 1 MiB in float32. Fresh pages for larger tensors cost more than the arithmetic on them.
 PIECE = 2**18
 
@@ -22,7 +24,7 @@ def recomputed(function: Callable[..., Result], *tensors: Tensor) -> Result:
     Derivatives are kept in the same way: what a second derivative needs of the first are again only its inputs.
     Under torch.compile, which decides by itself what to keep, and the transforms of torch.func, this is the plain call.
     """
-    if plain():
+    if traced():
         return function(*tensors)
     return _Recomputed.apply(_Plan(function, (False,) * len(tensors)), *tensors)  # pyright: ignore[reportReturnType]
 
@@ -42,14 +44,9 @@ def product_in_pieces(
     """
     flags = (True,) * len(split) + (False,) * len(shared)
     plan = _Plan(factors, flags, product=True, size=max(PIECE // max(width, 1), least))
-    if plain():
+    if traced():
         return plan.evaluate(*split, *shared)
     return _Recomputed.apply(plan, *split, *shared)  # pyright: ignore[reportReturnType]
-
-
-def plain() -> bool:
-    """Whether functions are to be written out: torch.compile decides by itself what to keep."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 @dataclass(frozen=True)

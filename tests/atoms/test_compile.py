@@ -1,0 +1,81 @@
+"""What docs/potentials.md says of torch.compile: which parts compile, and for what."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from equiformer_pytorch.atoms import Potential
+from tests.atoms.kinds import CONSERVATIVE, build, relative, structures
+from tests.atoms.test_door import batch_of
+
+pytestmark = [
+    # Dynamo looks at .grad of whatever it is given, and torch at its own deprecated parts.
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def with_compiled_layers(kind: str, model: Potential) -> Potential:
+    compiled = copy.deepcopy(model)
+    layers = compiled.network.layers if kind == "own" else compiled.blocks
+    layers.compile(fullgraph=True, backend="aot_eager")
+    return compiled
+
+
+def slopes(model: nn.Module, weights: nn.Module, batch: dict[str, Tensor], name: str) -> list[Tensor]:
+    """Of a loss on energies or forces, by all weights."""
+    loss = model(**batch, forces=name == "forces", stress=False)[name].square().sum()
+    return list(torch.autograd.grad(loss, list(weights.parameters()), materialize_grads=True, allow_unused=True))
+
+
+def assert_close(found: list[Tensor], wanted: list[Tensor]) -> None:
+    largest = max(slope.abs().max() for slope in wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert (one - other).abs().max() < 1e-10 * largest
+
+
+@pytest.mark.parametrize("kind", CONSERVATIVE)
+def test_compiled_layers(kind: str) -> None:
+    """Energies, forces and training on energies; training on forces that are a gradient is refused by torch."""
+    model, batch = build(kind), batch_of(structures())
+    compiled = with_compiled_layers(kind, model)
+    wanted = model(**batch)
+    with torch.no_grad():
+        found = compiled(**batch)
+    assert all(relative(found[name], value) < 1e-10 for name, value in wanted.items())
+    with torch.inference_mode():
+        assert relative(compiled(**batch)["forces"], wanted["forces"]) < 1e-10
+    assert_close(slopes(compiled, compiled, batch, "energy"), slopes(model, model, batch, "energy"))
+    with pytest.raises(RuntimeError, match=r"create_graph=False|double backward"):
+        slopes(compiled, compiled, batch, "forces")
+
+
+def test_a_whole_published_model_is_one_graph() -> None:
+    """With forces by gradient in it, and training on these."""
+    model, batch = build("gradient"), batch_of(structures())
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    found, wanted = compiled(**batch), model(**batch)
+    assert all(relative(found[name], value) < 1e-10 for name, value in wanted.items())
+    assert_close(slopes(compiled, model, batch, "forces"), slopes(model, model, batch, "forces"))
+
+
+def test_a_whole_potential() -> None:
+    """Not one graph, and right nevertheless."""
+    model, batch = build("own"), batch_of(structures())
+    compiled = torch.compile(model, backend="aot_eager")
+    found, wanted = compiled(**batch), model(**batch)
+    assert all(relative(found[name], value) < 1e-10 for name, value in wanted.items())
+    assert_close(slopes(compiled, model, batch, "forces"), slopes(model, model, batch, "forces"))

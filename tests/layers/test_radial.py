@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from equiformer_pytorch.layers.radial import Envelope, RadialNetwork
-from tests.models import grad_of
 
 # Of Equiformer, and of the published models.
 EXPONENTS = pytest.mark.parametrize("exponent", [6, 5])

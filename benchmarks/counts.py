@@ -1,41 +1,49 @@
 """What a training step and a call do, counted: operations, bytes that they write, waits for the device.
 
-Counts do not depend on the machine or on what else it does. ``python -m benchmarks.counts``
+Counts do not depend on the machine or on what else it does: ``python -m benchmarks.counts [--most]`` prints the table
+of docs/performance.md; with ``--most`` it fails where a count is above the one that is promised there.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.cases import SEED
+from benchmarks.published import V2, V3
+from equiformer_pytorch import Equiformer, EquiformerPotential, EquiformerV2, EquiformerV3
+from equiformer_pytorch.atoms import radius_graph
 
 # What makes the host wait for the device, since its result is a number or has a size that is data.
 WAITS = {
-    "aten._local_scalar_dense",
-    "aten.bincount",
-    "aten.masked_select",
-    "aten.nonzero",
-    "aten.unique_consecutive",
-    "aten._unique2",
-    "aten.unique_dim",
-    "aten.equal",
-    "aten.is_nonzero",
+    "_local_scalar_dense",
+    "bincount",
+    "equal",
+    "masked_select",
+    "nonzero",
+    "_unique2",
+    "unique_consecutive",
+    "unique_dim",
 }
 # Neither compute nor write: memory, and views that no flag marks as such.
 FREE = {
-    "aten._unsafe_view",
-    "aten.detach",
-    "aten.empty",
-    "aten.empty_like",
-    "aten.empty_strided",
-    "aten.lift_fresh",
-    "aten.new_empty",
-    "aten.new_empty_strided",
+    "_unsafe_view",
+    "detach",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "lift_fresh",
+    "new_empty",
+    "new_empty_strided",
 }
 
 
@@ -47,33 +55,32 @@ class Counts(TorchDispatchMode):
     written: int = 0
     waits: int = 0
     names: Counter[str] = field(default_factory=Counter)
-    bytes_by_name: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket._qualified_op_name.replace("::", ".")
-        self.waits += _waits(name, args)
-        if name in FREE or name.startswith("prim.") or func.is_view:
-            return result
-        written = sum(t.numel() * t.element_size() for t in _tensors(result))
-        if name != "aten._local_scalar_dense":
+        name = func.overloadpacket.__name__
+        masks = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        by_mask = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in masks)
+        counted = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
+        self.waits += name in WAITS or by_mask or counted
+        if not (name in FREE or func.namespace == "prim" or func.is_view or name == "_local_scalar_dense"):
             self.operations += 1
             self.names[name] += 1
-            self.written += written
-            self.bytes_by_name[name] += written
+            self.written += sum(t.numel() * t.element_size() for t in _tensors(result))
         return result
 
 
-def _waits(name: str, args: tuple) -> int:
-    """How often the host waits for this operation."""
-    if name in WAITS:
-        return 1
-    if name == "aten.index" or name.startswith("aten.index_put") or name == "aten._index_put_impl_":
-        return sum(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
-    return int(name == "aten.repeat_interleave" and len(args) == 1)
+class _Lists(TorchFunctionMode):
+    """`tolist` and `numpy` of a CPU tensor dispatch nothing."""
+
+    waits = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.waits += getattr(func, "__name__", "") in ("tolist", "numpy", "__array__")
+        return func(*args, **(kwargs or {}))
 
 
 def _tensors(result: Any) -> list[Tensor]:
@@ -84,6 +91,97 @@ def _tensors(result: Any) -> list[Tensor]:
 
 def counted(function: Callable[[], Any]) -> Counts:
     """What `function` does."""
-    with Counts() as counts:
+    with _Lists() as lists, Counts() as counts:
         function()
+    counts.waits += lists.waits
     return counts
+
+
+class Case(NamedTuple):
+    """A model and a call of it; at most so many operations and megabytes in a training step, and waits in a call."""
+
+    what: str
+    model: Callable[[], nn.Module]
+    call: Callable[[nn.Module], Any]
+    operations: int
+    megabytes: int
+    waits: int
+
+
+def _points(count: int) -> Callable[[nn.Module], Any]:
+    tokens, coors = torch.randint(0, 24, (1, count)), torch.randn(1, count, 3) * (count / 0.05) ** (1 / 3) / 3
+    return lambda model: model(tokens, coors, torch.ones(1, count, dtype=torch.bool))
+
+
+def _crystal(edges: bool) -> Callable[[nn.Module], Any]:
+    """38 atoms of copper in a cell, with their edges given or not."""
+    torch.manual_seed(1)
+    pos, numbers = torch.rand(38, 3) * 7.7, torch.full((38,), 29)
+    cell = 7.7 * torch.eye(3)[None]
+    index, offsets = radius_graph(pos, 6.0, cell=cell, max_neighbors=20)
+    given = {"edge_index": index, "cell_offsets": offsets} if edges else {}
+    return lambda model: model(atomic_numbers=numbers, pos=pos, cell=cell, **given)
+
+
+WIDE = {"num_tokens": 24, "dim": 64, "heads": 4, "dim_head": 16, "num_degrees": 3, "num_neighbors": 16}
+UNEVEN = {"num_tokens": 24, "dim": (16, 8, 8, 8), "dim_head": (16, 8, 8, 8), "heads": (4, 2, 2, 2), "num_degrees": 4}
+
+
+def cases() -> list[Case]:
+    """Those of docs/performance.md."""
+    torch.manual_seed(0)
+    wide, uneven = WIDE | {"reduce_dim_out": True}, UNEVEN | {"num_neighbors": 6, "reduce_dim_out": True}
+    own = {
+        "seed's first example, MLP": (SEED | {"l2_dist_attention": False}, 128, 680, 600),
+        "seed's first example, L2": (SEED, 128, 710, 670),
+        "dim 64, heads 4 × 16, 16 neighbours, MLP": (wide | {"l2_dist_attention": False}, 128, 540, 330),
+        "dim 64, heads 4 × 16, 16 neighbours, L2": (wide, 128, 570, 400),
+        "dims (16, 8, 8, 8), 6 neighbours, L2": (uneven, 192, 640, 205),
+    }
+    found = [
+        Case(what, lambda a=arguments: Equiformer(**a), _points(points), operations, megabytes, 3)
+        for what, (arguments, points, operations, megabytes) in own.items()
+    ]
+    potential = {"species": [29], "dim": 16, "heads": 2, "dim_head": 8}
+    gradient = V3 | {"direct_prediction": False, "num_layers": 1, "num_channels": 16, "ffn_hidden_channels": 16}
+    large = sys.maxsize
+    return [
+        *found,
+        Case("potential, edges given", lambda: EquiformerPotential(**potential), _crystal(True), large, large, 3),
+        Case("potential", lambda: EquiformerPotential(**potential), _crystal(False), large, large, 8),
+        Case("V2, edges given", lambda: EquiformerV2(**V2), _crystal(True), large, large, 2),
+        Case("V3, gradient forces, edges given", lambda: EquiformerV3(**gradient), _crystal(True), large, large, 2),
+        Case("V3, gradient forces", lambda: EquiformerV3(**gradient), _crystal(False), large, large, 8),
+    ]
+
+
+def loss_of(output: Any) -> Tensor:
+    """Of everything that a call gives."""
+    parts = output.values() if isinstance(output, dict) else output
+    return torch.stack([part.double().square().sum() for part in parts if part is not None]).sum()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The table, and 1 where something is above what is promised."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--most", action="store_true", help="fail where a count is above the one that is promised")
+    options = parser.parse_args(arguments)
+    print(f"{'a training step of':44} operations  MB written  waits in a call")
+    above = []
+    for case in cases():
+        torch.manual_seed(0)
+        model = case.model()
+        loss_of(case.call(model)).backward()
+        model.zero_grad(set_to_none=True)
+        step = counted(lambda model=model, case=case: loss_of(case.call(model)).backward())
+        waits = counted(lambda model=model, case=case: case.call(model)).waits
+        print(f"{case.what:44} {step.operations:10} {step.written / 1e6:11.0f} {waits:16}", flush=True)
+        if step.operations > case.operations or step.written > 1e6 * case.megabytes or waits > case.waits:
+            above.append(case.what)
+    if above and options.most:
+        print(f"above what is promised: {'; '.join(above)}")
+    return int(bool(above) and options.most)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -46,20 +46,21 @@ def block_factors(low: int, high: int) -> Float64[Tensor, "three columns"]:
     return torch.stack((torch.ones_like(signs), signs, undirected))
 
 
-def opposite_rows(low: int, high: int, max_order: int) -> Int[Tensor, " rows"]:
+def opposite_rows(low: int, high: int, max_order: int) -> Float64[Tensor, " rows"]:
     """For each row that of the opposite order."""
     rows = block_rows(low, high, max_order)
-    return torch.tensor([rows.index((degree, -order)) for degree, order in rows])
+    return torch.tensor([rows.index((degree, -order)) for degree, order in rows], dtype=torch.float64)
 
 
-def row_orders(low: int, high: int, max_order: int) -> Int[Tensor, " rows"]:
+def row_orders(low: int, high: int, max_order: int) -> Float64[Tensor, " rows"]:
     """The signed order of each row."""
-    return torch.tensor([order for _, order in block_rows(low, high, max_order)])
+    return torch.tensor([order for _, order in block_rows(low, high, max_order)], dtype=torch.float64)
 
 
-def rows_below(degrees: int, high: int, max_order: int) -> Int[Tensor, " rows"]:
+def rows_below(degrees: int, high: int, max_order: int) -> Float64[Tensor, " rows"]:
     """The rows of the first block that belong to lower degrees."""
-    return torch.tensor([k for k, (degree, _) in enumerate(block_rows(0, high, max_order)) if degree < degrees])
+    rows = block_rows(0, high, max_order)
+    return torch.tensor([k for k, (degree, _) in enumerate(rows) if degree < degrees], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,9 @@ class EdgeFrames(ExactConstants):
     constant R still lets gradients through to the edge, at constant roll. A frame that carries gradients keeps them.
 
     D_l magnifies the rounding of a direction by about 2l: above degree 4 directions are worked on in float64. The
-    constants stay in float64 whatever the module is cast to. Degrees below `shared` are in one block, each other in one
-    of its own. (The published codes find D from Euler angles, with zero
-    gradient at their poles or, in EquiformerV2, everywhere.)
+    constants, places of rows among them, stay in float64 whatever the module is cast to. Degrees below `shared` are in
+    one block, each other in one of its own. (The published codes find D from Euler angles, with zero gradient at their
+    poles or, in EquiformerV2, everywhere.)
     """
 
     widen_above = 4
@@ -173,7 +174,7 @@ class EdgeFrames(ExactConstants):
         blocks = self._half_turns(axis, below, directed.squeeze(-1))
         if frames is not None and self.max_order > 0:
             blocks = self._roll(blocks, frames, axis if frames.requires_grad else axis.detach(), below)
-        rows_below = {degrees: self.get_buffer(f"below_{degrees}") for degrees in self.inside}
+        rows_below = {degrees: self.cast(f"below_{degrees}", torch.long) for degrees in self.inside}
         return distance, Rotation(self.spans, self.max_order, tuple(block.to(dtype) for block in blocks), rows_below)
 
     def _half_turns(
@@ -211,7 +212,7 @@ class EdgeFrames(ExactConstants):
         real, imaginary = (torch.stack(parts, dim=1) for parts in zip(*powers, strict=True))
         rolled = []
         for index, block in enumerate(blocks):
-            order, swap = self.get_buffer(f"order_{index}"), self.get_buffer(f"swap_{index}")
+            order, swap = (self.cast(f"{name}_{index}", torch.long) for name in ("order", "swap"))
             of_rows, across = real[:, order.abs()], imaginary[:, order.abs()] * -order.sign()
             rolled.append(block * of_rows[:, :, None] + block[:, swap] * across[:, :, None])
         return rolled

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.attention.base import Attention
 from equiformer_pytorch.layers.feedforward import FeedForward
-from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
+from equiformer_pytorch.layers.rearranged import Part, Rearranged, TakesMatrices
 from equiformer_pytorch.layers.reversible import reversible_blocks
 
 Weights = list[list[Float[Tensor, "points heads slots"]]]
@@ -19,32 +19,30 @@ Weights = list[list[Float[Tensor, "points heads slots"]]]
 class SequentialBlocks(nn.Module):
     r""":math:`x \leftarrow x + f(x)`, :math:`x \leftarrow x + g(x)` for attention f and feed-forward g of each block.
 
-    A block may read out fewer degrees than it takes in; those of its input that it leaves out are dropped.
+    A block may read out fewer degrees than it takes in; those of its input that it leaves out are dropped. The
+    matrices of all layers are made at once (:class:`Rearranged`).
     """
 
     def __init__(self, blocks: list[tuple[Attention, FeedForward]]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
+        self.rearranged = Rearranged(self._parts())
 
-    def parts(self) -> list[Part]:
+    def _parts(self) -> list[Part]:
         """What the matrices of all layers are made with."""
         return [part for block in self.blocks for layer in cast("list[TakesMatrices]", block) for part in layer.parts()]
 
     def forward(
-        self,
-        x: Float[Tensor, "points width"],
-        graph: EdgeGraph,
-        matrices: Matrices,
-        weights: Weights | None = None,
+        self, x: Float[Tensor, "points width"], graph: EdgeGraph, weights: Weights | None = None
     ) -> Float[Tensor, "points width_out"]:
         """`weights`, where given, is filled with the attention weights of each layer and degree."""
-        of_layers = iter(matrices)
+        matrices = iter(self.rearranged(self._parts()))
         for attention, feed_forward in cast("list[tuple[Attention, FeedForward]]", self.blocks):
-            y, of_layer = attention(x, graph, [next(of_layers) for _ in attention.parts()], weights is not None)
+            y, of_layer = attention(x, graph, [next(matrices) for _ in attention.parts()], weights is not None)
             if weights is not None:
                 weights.append(of_layer)
             x = (x if y.shape[-1] == x.shape[-1] else x[:, : y.shape[-1]]) + y
-            x = x + feed_forward(x, [next(of_layers) for _ in feed_forward.parts()])
+            x = x + feed_forward(x, [next(matrices) for _ in feed_forward.parts()])
         return x
 
 
@@ -63,12 +61,8 @@ class ReversibleBlocks(nn.Module):
             for layer in block:
                 layer.rearrange()
 
-    def parts(self) -> list[Part]:
-        """None: layers that are computed again make their matrices again."""
-        return []
-
     def forward(
-        self, x: Float[Tensor, "points width"], graph: EdgeGraph, matrices: Matrices, weights: Weights | None = None
+        self, x: Float[Tensor, "points width"], graph: EdgeGraph, weights: Weights | None = None
     ) -> Float[Tensor, "points width_out"]:
         """As :meth:`SequentialBlocks.forward`."""
         blocks = cast("list[nn.ModuleList]", list(self.blocks))

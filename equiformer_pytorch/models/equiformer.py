@@ -162,10 +162,10 @@ class Equiformer(nn.Module):
         )
 
     def _parts(self) -> list[Part]:
-        """Of the embedding, the layers, the last norm and a linear map that follows it."""
+        """Of the embedding, the last norm and a linear map that follows it."""
         last = [] if self.last is None else [(self.last.build, self.last.parameters_in_order())]
         of_norm = (self.norm.spread_gain, [self.norm.gain])
-        return [*self.embed.parts(), *self.layers.parts(), of_norm, *last]
+        return [*self.embed.parts(), of_norm, *last]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if is_old(state, "rearranged"):
@@ -273,7 +273,7 @@ class Equiformer(nn.Module):
         `weights`, where given, is filled with the attention weights of each layer and degree."""
         matrices = iter(self.rearranged(self._parts()))
         x = self.embed(x, graph, [next(matrices) for _ in self.embed.parts()])
-        x = self.layers(x, graph, [next(matrices) for _ in self.layers.parts()], weights)
+        x = self.layers(x, graph, weights)
         (gain,), *for_last = matrices
         x = self.norm(x, gain)
         if self.last is not None:

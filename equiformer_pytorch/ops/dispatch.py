@@ -7,6 +7,8 @@ from functools import wraps
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,7 +55,9 @@ def register(name: str, kernel: Kernel) -> None:
     KERNELS[name].insert(0, kernel)
 
 
-def traced() -> bool:
+def traced(*tensors: Tensor) -> bool:
     """Whether functions are to be written out: compilers decide by themselves what to keep, and the transforms of
-    torch.func cannot look into a backward pass of our own."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    torch.func, and gradients in batches (``is_grads_batched``), cannot look into a function of our own."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return any(_functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)

@@ -82,7 +82,7 @@ def _product(
     biases: Sequence[Tensor],
     plan: BlockPlan,
 ) -> tuple[Tensor, ...]:
-    if traced() or torch.is_autocast_enabled(inputs[0].device.type):
+    if traced(*inputs) or torch.is_autocast_enabled(inputs[0].device.type):
         scaled = inputs if scales is None else (_scaled(inputs[0], scales, plan),)
         return _written_out(scaled, matrices, biases, plan)
     return _BlockProduct.apply(plan, scales, *inputs, *matrices, *biases)  # pyright: ignore[reportReturnType]
@@ -92,7 +92,7 @@ def _scaled(x: Tensor, scales: Tensor, plan: BlockPlan) -> Tensor:
     """w ⊙ x."""
     if len(plan.scales) == 1 and not plan.scales[0].paired:
         return x * scales
-    if not (torch.is_grad_enabled() or traced()):
+    if not (torch.is_grad_enabled() or traced(x)):
         scaled = torch.empty_like(x)
         for scale in plan.scales:
             part, by = _pairs(x, scale), scales[:, None, slice(*scale.columns)]

@@ -242,7 +242,7 @@ def check_finite(name: str, x: Tensor, which: str) -> None:
 
     def error() -> ValueError:
         rows = plain(x).reshape(-1, *x.shape[1:])
-        bad = (~rows.isfinite()).flatten(1).any(1).nonzero()[0, 0]
+        bad = (~rows.isfinite()).reshape(rows.shape[0], -1).any(1).nonzero()[0, 0]
         return ValueError(f"{name} must be finite for every {which}, got {rows[bad].tolist()}")
 
     if looks_at_values():

@@ -55,6 +55,10 @@ class Structures:
         """A tensor of atoms in the caller's order."""
         return x if self.place is None else x.index_select(0, self.place)
 
+    def arranged(self, x: Shaped[Tensor, "atoms *rest"]) -> Shaped[Tensor, "atoms *rest"]:
+        """A tensor of atoms in the caller's order, in this order."""
+        return x if self.place is None else x.index_select(0, self.place.argsort())
+
     def with_edges(self, cutoff: float, max_neighbors: int | None, periodic: bool = True) -> Structures:
         """The structures with all edges within the cutoff, unless the caller gave some.
 

@@ -34,7 +34,8 @@ def learn(job: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     data = torch.load(job["data"], weights_only=True)
     torch.manual_seed(job["seed"])
-    model = Equiformer(**{k: tuple(v) if isinstance(v, list) else v for k, v in job["model"].items()})
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job["model"].items()}
+    model = Equiformer(**options)
     optimizer = torch.optim.Adam(model.parameters(), lr=job["lr"])
     generator = torch.Generator().manual_seed(1000 + job["seed"])
     train = data["train"]

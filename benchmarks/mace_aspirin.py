@@ -36,17 +36,22 @@ OPTIONS = {
 
 def learn(job: dict[str, Any]) -> None:
     """``run_train`` on the job's files, for its number of epochs."""
-    import mace
-    from mace.cli import run_train
-    from mace.data import AtomicData, KeySpecification, load_from_xyz
-    from mace.tools import AtomicNumberTable, build_default_arg_parser, torch_geometric
+    # MACE is no dependency: pyright need not find it.
+    import mace  # pyright: ignore[reportMissingImports]
+    from mace.cli import run_train  # pyright: ignore[reportMissingImports]
+    from mace.data import AtomicData, KeySpecification, load_from_xyz  # pyright: ignore[reportMissingImports]
+    from mace.tools import (  # pyright: ignore[reportMissingImports]
+        AtomicNumberTable,
+        build_default_arg_parser,
+        torch_geometric,
+    )
 
-    train = importlib.import_module("mace.tools.train")  # mace.tools.train itself is a function
+    train: Any = importlib.import_module("mace.tools.train")  # mace.tools.train itself is a function
     torch.set_num_threads(job["threads"])
     one_epoch, wall, cpu = train.train_one_epoch, 0.0, 0.0
     loaders: list[Any] = []
 
-    def test_loader(model: torch.nn.Module) -> Any:
+    def test_loader(model: Any) -> Any:
         """Of the job's test file, made once the model says which species there are."""
         if not loaders:
             keys = KeySpecification.from_defaults()

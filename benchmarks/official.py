@@ -23,17 +23,22 @@ class _Registry:
 
 
 class _Smearing(nn.Module):
-    """Gaussians, as in ocpmodels."""
+    r"""Bumps :math:`\exp(-z_k^2/2)` with :math:`z_k = (d - μ_k)/(w h)`, centred on a line of μ_k at spacing h.
 
-    def __init__(self, start: float, stop: float, count: int, width: float) -> None:
+    The official code asks for `num_output`, and its files have the centres as ``offset``.
+    """
+
+    offset: Tensor
+
+    def __init__(self, first: float, last: float, centres: int, relative_width: float) -> None:
         super().__init__()
-        offset = torch.linspace(start, stop, count)
-        self.num_output = count
-        self.coeff = -0.5 / (width * (offset[1] - offset[0])).item() ** 2
-        self.register_buffer("offset", offset)
+        self.num_output = centres
+        self.register_buffer("offset", torch.linspace(first, last, centres))
+        self.deviation = relative_width * (last - first) / (centres - 1)
 
     def forward(self, distance: Tensor) -> Tensor:
-        return torch.exp(self.coeff * (distance.view(-1, 1) - self.offset.view(1, -1)).square())
+        z = (distance.reshape(-1).unsqueeze(1) - self.offset) / self.deviation
+        return z.square().mul(-0.5).exp()
 
 
 class _Model:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from equiformer_pytorch import EquiformerPotential
 from equiformer_pytorch.atoms import StructureDataset, collate_structures, load_structures, predict
 from equiformer_pytorch.training.loop import learning_rate, ramped_average
-from examples.potential import evaluate
+from equiformer_pytorch.training.potentials.errors import errors as errors_of
 
 Structures = dict[str, Tensor]
 CLOCKS = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
@@ -35,7 +35,7 @@ def errors(model: nn.Module, structures: Structures) -> tuple[Tensor, Tensor]:
 
 def measure(model: EquiformerPotential, structures: StructureDataset) -> dict[str, float]:
     """Root mean squares over structures and force components, and the mean absolute force error; meV and meV/Å."""
-    found = evaluate.errors(model, structures)
+    found = errors_of(model, structures)
     return {
         "force_rmse": 1e3 * found.force_rmse,
         "energy_rmse": 1e3 * found.energy_rmse,
@@ -76,7 +76,8 @@ def learn(job: dict[str, Any]) -> None:
                 break
         counted = {name: counted[name] + clock() - start[name] for name, clock in CLOCKS.items()}
         epoch += 1
-        point = {"epoch": epoch, **counted, **measure(averaged.module, test), "parameters": parameters}
+        point = {"epoch": epoch, **counted, **measure(cast(EquiformerPotential, averaged.module), test)}
+        point["parameters"] = parameters
         print(json.dumps(point), flush=True)
 
 

@@ -151,7 +151,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             outputs = model(data)
             if isinstance(outputs, tuple):
                 outputs = dict(zip(("energy", "forces"), outputs, strict=True))
-        loss = sum(value.square().mean() for value in outputs.values())
+        loss = torch.stack([value.square().mean() for value in outputs.values()]).sum()
         loss.backward()
         return float(loss.detach())
 

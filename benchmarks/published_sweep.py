@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.official import official_v2, official_v3
 from equiformer_pytorch import EquiformerV2, EquiformerV3
-from tests.published import GRADIENT, V2, V3, crystal, fill, loss_of, molecule, relative, together
+from tests.published_cases import GRADIENT, V2, V3, crystal, fill, loss_of, molecule, relative, together
 
 # What counts as zero beside it: gradients that vanish on paper, as those of a shift that softmax takes out.
 FLOOR = 1e-6
@@ -131,16 +131,17 @@ def deviation(official: nn.Module, ours: nn.Module, gradient: bool) -> tuple[flo
         frames.append(found(*given))  # pyright: ignore[reportCallIssue]
         return frames[-1]
 
-    official._init_edge_rot_mat = recorded
+    official._init_edge_rot_mat = recorded  # pyright: ignore[reportArgumentType]  (a method, to nn.Module unknown)
     # Gradient models keep what the loss needs of forces only in training; dropout is zero.
     official.train(gradient)
     ours.eval()
-    theirs = official(
+    theirs: Any = official(
         SimpleNamespace(natoms=torch.bincount(inputs["batch"]), **{name: x.clone() for name, x in inputs.items()})
     )
     if not isinstance(theirs, dict):
         theirs = theirs if isinstance(theirs, tuple) else (theirs,)
-        theirs = dict(zip(("energy", "forces"), theirs, strict=False))
+        names: tuple[str, ...] = ("energy", "forces")
+        theirs = dict(zip(names, theirs, strict=False))
     outputs = ours(**inputs, edge_frames=frames[0].detach())
     if outputs.keys() != theirs.keys():
         raise SystemExit(f"outputs are {sorted(outputs)} here, {sorted(theirs)} there")

@@ -40,7 +40,8 @@ Run = dict[str, Any]
 def fresh_chains() -> list[Any]:
     """The chains on which nothing was chosen."""
     with redirect_stdout(io.StringIO()):  # sidechainnet prints where it loaded from
-        return data.sidechainnet.load(local_scn_path=str(FRESH)).get_protein_list_by_split_name("test")
+        dataset: Any = data.sidechainnet.load(local_scn_path=str(FRESH))
+    return dataset.get_protein_list_by_split_name("test")
 
 
 def crops(path: Path, train: int, measured: int) -> None:

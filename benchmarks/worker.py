@@ -40,7 +40,8 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     imported = time.perf_counter() - start
     after_import = resident_mb()
     start = time.perf_counter()
-    model = Equiformer(**{k: tuple(v) if isinstance(v, list) else v for k, v in job["model"].items()})
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job["model"].items()}
+    model = Equiformer(**options)
     constructed = time.perf_counter() - start
 
     batch, points = job["batch"], job["points"]
@@ -86,7 +87,7 @@ def floor(step: Any) -> dict[str, float]:
     seconds = []
     for _ in range(20):
         start = time.perf_counter()
-        a @ b
+        a.matmul(b)
         seconds.append(time.perf_counter() - start)
     return {"flops": float(counter.get_total_flops()), "gemm_flops_per_s": 2 * size**3 / median(seconds)}
 

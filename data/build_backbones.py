@@ -17,11 +17,14 @@ import gzip
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from Bio.PDB import PDBIO, MMCIFParser, PDBParser, Select
 from Bio.PDB.Chain import Chain
+from Bio.PDB.MMCIFParser import MMCIFParser
 from Bio.PDB.Model import Model
+from Bio.PDB.PDBIO import PDBIO, Select
+from Bio.PDB.PDBParser import PDBParser
 from Bio.PDB.Residue import Residue
 from sidechainnet.dataloaders.SCNDataset import SCNDataset
 from sidechainnet.dataloaders.SCNProtein import SCNProtein
@@ -49,7 +52,7 @@ FRESH = {
 
 def read_chain(path: Path, pdbid: str, split: str) -> SCNProtein:
     """A file of one chain as a sidechainnet entry, with the fields that `from_pdb` leaves out and the loaders want."""
-    protein = SCNProtein.from_pdb(str(path), pdbid=pdbid, suppress_warnings=True)
+    protein: Any = SCNProtein.from_pdb(str(path), pdbid=pdbid, suppress_warnings=True)
     protein.coords = protein.coords.astype(np.float32)
     protein.angles = protein.angles.astype(np.float32)
     protein.unmodified_seq = " ".join(protein.unmodified_seq)
@@ -65,13 +68,13 @@ class OneChain(Select):
     def __init__(self, chain: str) -> None:
         self.chain = chain
 
-    def accept_model(self, model: Model) -> bool:
+    def accept_model(self, model: Model) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  (says int)
         return model.id == 0
 
-    def accept_chain(self, chain: Chain) -> bool:
+    def accept_chain(self, chain: Chain) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         return chain.id == self.chain
 
-    def accept_residue(self, residue: Residue) -> bool:
+    def accept_residue(self, residue: Residue) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         return residue.id[0] == " "
 
 

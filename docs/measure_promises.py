@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch import Equiformer
-from tests.equivariance import random_angles, turn, turn_example
-from tests.models import KINDS, Example, build, example, relative
-
-NONE = torch.zeros(3, dtype=torch.float64)
+from equiformer_pytorch.testing import equivariance_errors
+from tests.models import KINDS, Example, build, example, relative, squares
+from tests.oracle import random_rotation
+from tests.promises.test_reversible import without_reversing
 
 
 def sized(x: float) -> str:
@@ -52,16 +52,14 @@ def equivariance_by_degree() -> None:
                 noise=0.1,
             )
             given = awkward(example(model, points=8)).to(dtype)
-            worst = dict.fromkeys(range(11), 0.0)
+            worst = dict.fromkeys((f"degree {degree}" for degree in range(11)), 0.0)
+            call = {**given.call(), "return_all_degrees": True}
             with torch.no_grad():
-                expected = given.all_degrees(model)
-                for seed in range(5):
-                    angles = random_angles(seed)
-                    moved = turn_example(given, angles, False, NONE)
-                    found = deviation(moved.all_degrees(model), turn(expected, angles, False))
+                for seed in range(3):
+                    found = equivariance_errors(model, call, under=("rotation",), seed=seed)["rotation"]
                     worst = {degree: max(worst[degree], found[degree]) for degree in worst}
             name = "l2" if attention else "mlp"
-            cells = " ".join(sized(worst[degree]) for degree in worst)
+            cells = " ".join(map(sized, worst.values()))
             print(f"rotation, degrees 0 … 10, {name}, {dtype}: {cells}; worst {sized(max(worst.values()))}")
 
 
@@ -79,18 +77,12 @@ def over_kinds(what: str, dtype: torch.dtype, measure: Callable[[Equiformer, Exa
     print(f"{what}, {dtype}: worst {sized(worst)} ({where})")
 
 
-def rotated(improper: bool) -> Callable[[Equiformer, Example], float]:
-    """Relative error under two rotations and a translation."""
+def moved(*under: str) -> Callable[[Equiformer, Example], float]:
+    """Relative error under these transformations."""
 
     def measure(model: Equiformer, given: Example) -> float:
-        worst = 0.0
-        shift = torch.tensor([0.7, -1.1, 0.4], dtype=torch.float64)
-        for seed in range(2):
-            angles = random_angles(seed)
-            moved = turn_example(given, angles, improper, shift)
-            found = deviation(moved.all_degrees(model), turn(given.all_degrees(model), angles, improper))
-            worst = max(worst, *found.values())
-        return worst
+        found = equivariance_errors(model, {**given.call(), "return_all_degrees": True}, under=under)
+        return max(error for errors in found.values() for error in errors.values())
 
     return measure
 
@@ -144,8 +136,7 @@ def octahedron() -> None:
         for attention in (True, False):
             model = build(dtype, num_degrees=4, output_degrees=4, dim=6, dim_in=5, l2_dist_attention=attention, depth=4)
             feats = torch.cat((torch.ones(1, 6, 5), torch.full((1, 1, 5), 0.3)), dim=1).to(dtype)
-            angles = random_angles(3)
-            given = turn_example(Example(feats, corners.to(dtype)), angles, False, NONE)
+            given = Example(feats, (corners @ random_rotation(3).T).to(dtype))
             with torch.no_grad():
                 out = given.all_degrees(model)
             largest = max(x.abs().max().item() for x in out.values())
@@ -165,7 +156,7 @@ def gradients() -> None:
 
         def energy(coors: Tensor, model=model, given=given, weight=weight) -> Tensor:
             out = Example(given.inputs, coors, given.extra).all_degrees(model)
-            return sum((out[d] * weight[d]).sum() for d in out)
+            return torch.stack([(out[d] * weight[d]).sum() for d in out]).sum()
 
         coors = given.coors.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(energy(coors), coors)
@@ -185,33 +176,14 @@ def gradients() -> None:
 
     for dtype in (torch.float32, torch.float64):
         plain = build(dtype, reversible=True, depth=6)
-        worst = 0.0
         given = example(plain).to(dtype)
-
-        def grads(model: Equiformer, given: Example, recurrence: bool) -> list[Tensor]:
+        gradients = []
+        for model in (plain, without_reversing(plain)):
             coors = given.coors.clone().requires_grad_()
-            layers = model.layers
-            if recurrence:
-                # The same two streams, recorded by autograd.
-                class Plain(torch.nn.Module):
-                    def forward(self, x, graph, weights=None):
-                        x1 = x2 = x
-                        for attention, feed_forward in layers.blocks:
-                            x1 = x1 + attention(x2, graph)[0]
-                            x2 = x2 + feed_forward(x1)
-                        return (x1 + x2) / 2
-
-                model.layers = Plain()
-            try:
-                out = Example(given.inputs, coors, given.extra).all_degrees(model)
-                loss = sum(x.square().sum() for x in out.values())
-                parameters = (*layers.parameters(), *model.embed.parameters())
-                return list(torch.autograd.grad(loss, (coors, *parameters)))
-            finally:
-                model.layers = layers
-
-        for a, b in zip(grads(plain, given, False), grads(plain, given, True), strict=True):
-            worst = max(worst, relative(a, b))
+            loss = squares(Example(given.inputs, coors, given.extra).all_degrees(model))
+            watched = (coors, *model.layers.parameters(), *model.embed.parameters())
+            gradients.append(torch.autograd.grad(loss, watched))
+        worst = max(relative(one, other) for one, other in zip(*gradients, strict=True))
         print(f"reversible gradient against the recorded recurrence, 6 blocks, {dtype}: worst {sized(worst)}")
 
 
@@ -229,8 +201,8 @@ def smoothness() -> None:
             coors[0, 3, 0] += side
             coors.requires_grad_()
             out = model(feats, coors, return_all_degrees=True)
-            loss = sum((x * torch.linspace(-1, 1, x.numel()).view_as(x)).sum() for x in out.values())
-            (gradient,) = torch.autograd.grad(loss, coors)
+            parts = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).sum() for x in out.values()]
+            (gradient,) = torch.autograd.grad(torch.stack(parts).sum(), coors)
             outs.append(({d: x.detach() for d, x in out.items()}, gradient))
         worst_out = max(worst_out, *deviation(outs[1][0], outs[0][0]).values())
         worst_grad = max(worst_grad, relative(outs[1][1], outs[0][1]))
@@ -257,8 +229,8 @@ def main() -> None:
     over_kinds("padding with NaN and 1e30, absolute", torch.float64, padded)
     over_kinds("batch against one by one, absolute", torch.float64, one_by_one)
     for dtype in (torch.float32, torch.float64):
-        over_kinds("rotation and translation, degrees 0 … 2", dtype, rotated(False))
-        over_kinds("reflection, reflection_equivariant", dtype, rotated(True), name="reflection")
+        over_kinds("rotation and translation, degrees 0 … 2", dtype, moved("rotation", "translation"))
+        over_kinds("reflection, reflection_equivariant", dtype, moved("reflection"), name="reflection")
     equivariance_by_degree()
     octahedron()
     gradients()

@@ -1,11 +1,21 @@
-"""Settings for all tests: deterministic, no deadlines, default dtype and random numbers restored."""
+"""Settings for all tests: deterministic, no deadlines, default dtype and random numbers restored.
+
+With CHECK_SHAPES=1 in the environment the annotations of the package are checked at every call.
+"""
 
 import sys
 from collections.abc import Iterator
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
+
+from tests import shapes
+
+# Before anything imports the package.
+if shapes.CHECK_SHAPES:
+    jaxtyping.install_import_hook("equiformer_pytorch", f"{shapes.__name__}.checked")
 
 hypothesis.settings.register_profile(
     "tests",
@@ -16,6 +26,17 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _unchecked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where a test is marked, annotations are not checked."""
+    if not shapes.CHECK_SHAPES or request.node.get_closest_marker("unchecked") is None:
+        yield
+        return
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

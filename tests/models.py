@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -97,9 +98,13 @@ class Example:
             over_inputs(cast, self.inputs), cast(self.coors), {name: cast(x) for name, x in self.extra.items()}
         )
 
+    def call(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return {"inputs": self.inputs, "coors": self.coors, **self.extra}
+
     def all_degrees(self, model: Equiformer) -> dict[int, Tensor]:
         """What the model gives, by degree."""
-        return model(self.inputs, self.coors, **self.extra, return_all_degrees=True)
+        return model(**self.call(), return_all_degrees=True)
 
 
 def example(model: Equiformer, batch: int = 2, points: int = 7, seed: int = 2, spread: float = 1.0) -> Example:
@@ -128,6 +133,11 @@ def example(model: Equiformer, batch: int = 2, points: int = 7, seed: int = 2, s
     return Example(inputs, spread * normal(*size, 3), extra)
 
 
+def mostly_slow(kinds: Iterable[str], *quick: str) -> list[Any]:
+    """Parameters of a test, all of them slow but for these."""
+    return [pytest.param(kind, marks=[] if kind in quick else pytest.mark.slow) for kind in kinds]
+
+
 def relative(actual: Tensor, expected: Tensor) -> float:
     """Largest deviation as a share of the largest entry that is expected."""
     if expected.numel() == 0:
@@ -135,3 +145,19 @@ def relative(actual: Tensor, expected: Tensor) -> float:
         return 0.0
     scale = expected.double().abs().max().item()
     return (actual.double() - expected.double()).abs().max().item() / max(scale, 1e-300)
+
+
+def squares(outputs: Mapping[Any, Tensor]) -> Tensor:
+    """The sum of the squares of all entries: a loss."""
+    return torch.stack([x.square().sum() for x in outputs.values()]).sum()
+
+
+def grad_of(x: Tensor) -> Tensor:
+    """What a backward pass left."""
+    assert x.grad is not None
+    return x.grad
+
+
+def blocks(model: Equiformer) -> Any:
+    """Pairs of an attention and a feed-forward."""
+    return model.layers.blocks

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.morse import MorsePotential
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 
+from equiformer_pytorch.cli.program import main
 from equiformer_pytorch.training.metrics import read_metrics
 from examples import train_potential
-from examples.program import main
 
 ROOT = Path(train_potential.__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -68,6 +70,11 @@ def make_crystals(folder: Path) -> Path:
             frames.append(atoms)
         write(folder / f"{split}.xyz", frames, format="extxyz")
     return folder
+
+
+def frames_of(path: Path) -> list[Atoms]:
+    """All structures of a file."""
+    return cast(list[Atoms], read(path, ":"))
 
 
 def metrics_of(folder: Path) -> list[dict[str, str]]:

@@ -24,6 +24,7 @@ def test_the_result_is_a_named_tuple_of_two():
     type0, type1 = out
     every = sample.all_degrees(model)
     assert type0.equal(every[0].squeeze(-1))
+    assert type1 is not None
     assert type1.equal(every[1])
 
 

@@ -3,13 +3,26 @@
 import pytest
 import torch
 
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.layers.blocks import SequentialBlocks
+from equiformer_pytorch.layers.rearranged import Rearranged
 from tests.models import KINDS, build, example
 
 # Dynamo looks at .grad of whatever it is given.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")
+pytestmark = [pytest.mark.unchecked, pytest.mark.filterwarnings("ignore:The .grad attribute")]
 
 COMPILED = ["l2", "mlp", "l2-radius", "mlp-linear-heads", "l2-reflection"]
+
+
+class Stack(torch.nn.Module):
+    """The blocks of a model, whose matrices are made of their parameters as the model does."""
+
+    def __init__(self, layers: SequentialBlocks) -> None:
+        super().__init__()
+        self.layers, self.rearranged = layers, Rearranged(layers.parts())
+
+    def forward(self, x: torch.Tensor, graph: EdgeGraph) -> torch.Tensor:
+        return self.layers(x, graph, self.rearranged(self.layers.parts()))
 
 
 def stack_and_inputs(kind: str, batch: int = 2, points: int = 7):
@@ -20,11 +33,11 @@ def stack_and_inputs(kind: str, batch: int = 2, points: int = 7):
     hook = model.layers.register_forward_pre_hook(lambda module, arguments: handed.append(arguments))
     model(given.inputs, given.coors, **given.extra)
     hook.remove()
-    x, graph, _ = handed[0]
-    return model.layers, x.detach(), graph
+    x, graph, *_ = handed[0]
+    return Stack(model.layers), x.detach(), graph
 
 
-def gradients(function, layers: torch.nn.Module, x: torch.Tensor, graph: Graph) -> list[torch.Tensor]:
+def gradients(function, layers: torch.nn.Module, x: torch.Tensor, graph: EdgeGraph) -> list[torch.Tensor]:
     x = x.clone().requires_grad_()
     out = function(x, graph)
     weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
@@ -48,6 +61,7 @@ def test_layer_stack_is_one_graph(kind):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_other_sizes_run_through_the_compiled_stack():
     layers, x, graph = stack_and_inputs("l2")
     compiled = torch.compile(layers, fullgraph=True, backend="eager", dynamic=True)
@@ -56,6 +70,7 @@ def test_other_sizes_run_through_the_compiled_stack():
     assert torch.allclose(compiled(x, graph), layers(x, graph), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_whole_model_compiles():
     model = build(**KINDS["l2"])
     given = example(model, batch=2, points=6)

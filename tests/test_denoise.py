@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,8 +32,13 @@ def protein(splits: data.Splits) -> data.SCNProtein:
     """A chain to be changed at will."""
     original = splits.test[0]
     return data.SCNProtein(
-        coordinates=original.coords.copy(), sequence=original.seq, mask=original.mask, id=original.id, split="test"
+        coordinates=np.array(original.coords), sequence=original.seq, mask=original.mask, id=original.id, split="test"
     )
+
+
+def coordinates_of(protein: data.SCNProtein) -> np.ndarray:
+    assert isinstance(protein.coords, np.ndarray)
+    return protein.coords
 
 
 def small_denoiser() -> BackboneDenoiser:
@@ -87,7 +93,7 @@ def test_fresh_chains(splits: data.Splits) -> None:
 
 def test_missing_residues_are_no_bond(protein: data.SCNProtein) -> None:
     protein.int_mask[10:13] = [0, 0, 0]
-    protein.coords[20, 1] = np.nan  # one CA
+    coordinates_of(protein)[20, 1] = np.nan  # one CA
     chain = data.read_backbone(protein)
     missing = (~chain.mask).nonzero()[:, 0].tolist()
     assert missing == [*range(30, 39), 61]
@@ -103,7 +109,7 @@ def test_missing_residues_are_no_bond(protein: data.SCNProtein) -> None:
 
 def test_breaks_are_no_bond(protein: data.SCNProtein) -> None:
     """A gap of which neither mask nor numbers tell: the rest of the chain is 10 Å away."""
-    protein.coords[30:] += 10
+    coordinates_of(protein)[30:] += 10
     chain = data.read_backbone(protein)
     edges, adjacency = chain_relations(chain.positions[None], chain.mask[None], reach=6)
     assert not adjacency[0, :90, 90:].any()
@@ -188,7 +194,7 @@ def test_download_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_crop_is_a_piece_of_the_chain(splits: data.Splits) -> None:
     protein = splits.train[0]
     chain = data.read_backbone(protein)
-    starts = set()
+    starts, crop = set(), {}
     for seed in range(20):
         crop = data.draw_crop(protein, torch.Generator().manual_seed(seed), length=16, noise=2.0)
         again = data.draw_crop(protein, torch.Generator().manual_seed(seed), length=16, noise=2.0)
@@ -296,15 +302,16 @@ def test_geometry_of_real_chains(splits: data.Splits) -> None:
 
 def test_pdb_file_is_read_back_by_another_program(tmp_path: Path, protein: data.SCNProtein) -> None:
     protein.int_mask[3] = 0
-    protein.coords[30:] += 100  # a break, and coordinates of seven columns
+    coordinates_of(protein)[30:] += 100  # a break, and coordinates of seven columns
     chain = data.read_backbone(protein)
     path = tmp_path / "chain.pdb"
     path.write_text(report.pdb_text(chain, chain.coords, "a title"))
     assert {len(line) for line in path.read_text().splitlines()} == {80}
-    read = prody.parsePDB(str(path))
+    read: Any = prody.parsePDB(str(path))
     np.testing.assert_allclose(read.getCoords(), chain.coords[chain.mask], atol=6e-4)
     assert read.getNames().tolist() == [name for _ in range(len(protein) - 1) for name in ("N", "CA", "C")]
     assert read.select("name CA").getResnums().tolist() == [n + 1 for n in range(len(protein)) if n != 3]
-    sequence = protein.seq[:3] + protein.seq[4:]
+    whole = str(protein.seq)
+    sequence = whole[:3] + whole[4:]
     assert read.select("name CA").getSequence() == sequence
     assert set(read.getElements()) == {"N", "C"}

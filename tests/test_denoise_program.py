@@ -17,10 +17,10 @@ pytest.importorskip("sidechainnet", reason="needs the extra examples")
 
 
 import denoise
+from equiformer_pytorch.cli.program import main, make_parser
 from equiformer_pytorch.training import load_checkpoint, save_checkpoint
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.denoising.settings import Settings
-from examples.program import main, make_parser
 
 PROGRAM = Path(denoise.__file__)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -109,7 +109,7 @@ def test_resuming_something_else_gets_one_line(tmp_path: Path, capsys: pytest.Ca
 def test_missing_package_gets_one_line() -> None:
     lines = (
         "import sys, denoise",
-        "from examples.program import main",
+        "from equiformer_pytorch.cli.program import main",
         "sys.modules['accelerate'] = None",
         "sys.exit(main(denoise.PROGRAM, []))",
     )
@@ -156,6 +156,7 @@ def test_out_of_time_then_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_stopped_and_resumed(tmp_path: Path, undisturbed: Path, number: signal.Signals) -> None:
     folder = tmp_path / "parts"
     begin = [*LONG, "--runs", tmp_path, "--name", "parts"]
@@ -176,6 +177,7 @@ def test_stopped_and_resumed(tmp_path: Path, undisturbed: Path, number: signal.S
     assert (folder / "evaluation.txt").read_text() == (undisturbed / "evaluation.txt").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -13,9 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 from equiformer_pytorch import Equiformer
 from tests import tolerances
-from tests.models import KINDS, build
+from tests.models import KINDS, build, mostly_slow, squares
 
 pytestmark = [
+    pytest.mark.unchecked,
     pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="symbolic sizes take a newer torch"),
     # torch.export looks at .grad of whatever it is given, and at its own deprecated parts.
     pytest.mark.filterwarnings("ignore:The .grad attribute"),
@@ -56,7 +57,7 @@ def exported(model: Equiformer, call: dict[str, Any], flags: dict[str, bool]) ->
 def outputs_and_gradients(module: torch.nn.Module, call: dict[str, Any], flags: dict[str, bool]) -> dict[str, Tensor]:
     call = {**call, "coors": call["coors"].clone().requires_grad_()}
     found = {str(i): x for i, x in enumerate(tree_leaves(module(**call, **flags)))}
-    loss = sum(x.square().sum() for x in found.values() if x.requires_grad)
+    loss = squares({name: x for name, x in found.items() if x.requires_grad})
     leaves = {"coors": call["coors"], **dict(module.named_parameters())}
     return {**found, **dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))}
 
@@ -83,7 +84,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, "l2"))
 def test_other_sizes_than_the_exported_one(case):
     options, flags = CASES[case]
     model, cell = build(**options), case == "cell"
@@ -104,6 +105,7 @@ def test_structures_stay_apart_in_the_program():
         assert out[call["batch"] == 0].isfinite().all()
 
 
+@pytest.mark.slow
 def test_one_structure_without_batch_kept_on_disk():
     """Return is a named tuple, which torch does not keep on disk; a dict by degree it does."""
     model, flags = build(), {"return_all_degrees": True}
@@ -128,6 +130,7 @@ def test_neighbours_cannot_be_looked_for():
     assert model(**call).type0.isfinite().all()
 
 
+@pytest.mark.slow
 def test_checks_are_back_after_export():
     model = build()
     call = flat_call(model, 7, 12, 2)

@@ -1,6 +1,7 @@
 """The import paths of the published package."""
 
 import re
+from typing import Any
 
 import torch
 
@@ -23,7 +24,8 @@ def test_paths():
     for kind, cls in ((True, L2DistAttention), (False, MLPAttention)):
         for reversible in (True, False):
             model = build(l2_dist_attention=kind, reversible=reversible)
-            for block in model.layers.blocks:
+            blocks: Any = model.layers.blocks
+            for block in blocks:
                 assert isinstance(block[0], cls)
                 assert isinstance(block[1], torch.nn.Module)
 
@@ -36,9 +38,10 @@ def test_blocks_are_attention_and_feed_forward():
 
         sample = example(model)
         expected = sample.all_degrees(model)
+        blocks: Any = model.layers.blocks
         for block in range(2):
             for part in range(2):
-                handle = model.layers.blocks[block][part].register_forward_hook(
+                handle = blocks[block][part].register_forward_hook(
                     lambda _, args, out: (out[0] * 0, out[1]) if isinstance(out, tuple) else out * 0
                 )
                 changed = sample.all_degrees(model)

@@ -42,6 +42,7 @@ def test_batches_dtypes_and_gradients():
     assert torch.autograd.gradcheck(lambda a: irr_repr(2, a), torch.randn(3, dtype=torch.float64, requires_grad=True))
 
 
+@pytest.mark.unchecked
 def test_errors():
     with pytest.raises(ValueError, match="degree"):
         irr_repr(-1, torch.zeros(3))

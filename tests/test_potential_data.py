@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("ase", reason="needs the extra atoms")
 
 import numpy as np
-from ase.io import read
 
 from examples.potential import data
+from tests.potential_program import frames_of
 
 SIZES = data.Sizes(2, 1, 1)
 SHORT = data.Dynamics(equilibrate=2.0, every=1.0, gap=2.0)
@@ -60,16 +60,16 @@ def test_forces_are_the_gradient_of_the_energy() -> None:
 @needs_tblite
 def test_splits_and_their_labels(tmp_path: Path) -> None:
     files = tiny_g2(tmp_path / "data" / "g2")
-    names = {split: sorted(atoms.info["name"] for atoms in read(path, ":")) for split, path in files.items()}
+    names = {split: sorted(atoms.info["name"] for atoms in frames_of(path)) for split, path in files.items()}
     assert names == {
         "train": ["CH4", "CH4", "H2O", "H2O"],
         "valid": ["CH4", "H2O"],
         "test": ["CH4", "H2O"],
         "test_molecules": ["OCS"] * 4,
     }
-    assert [atoms.info["kind"] for atoms in read(files["train"], ":")] == ["thermal", "rattled"] * 2
+    assert [atoms.info["kind"] for atoms in frames_of(files["train"])] == ["thermal", "rattled"] * 2
     for path in files.values():
-        for atoms in read(path, ":"):
+        for atoms in frames_of(path):
             forces, energy = atoms.get_forces(), atoms.get_potential_energy()
             atoms.calc = data.gfn2()
             assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-5)
@@ -80,7 +80,7 @@ def test_splits_and_their_labels(tmp_path: Path) -> None:
 @needs_tblite
 def test_seed_decides(tmp_path: Path) -> None:
     first, same, other = (
-        np.concatenate([atoms.positions for atoms in read(tiny_g2(tmp_path / name, seed=seed)["train"], ":")])
+        np.concatenate([atoms.positions for atoms in frames_of(tiny_g2(tmp_path / name, seed=seed)["train"])])
         for name, seed in (("first", 0), ("same", 0), ("other", 1))
     )
     np.testing.assert_allclose(first, same, atol=1e-5)
@@ -92,7 +92,7 @@ def test_aspirin_is_made_once(tmp_path: Path) -> None:
     folder = tmp_path / "aspirin"
     files = data.aspirin(folder, sizes=SIZES, dynamics=SHORT)
     times = {split: path.stat().st_mtime_ns for split, path in files.items()}
-    assert {split: len(read(path, ":")) for split, path in files.items()} == vars(SIZES)
+    assert {split: len(frames_of(path)) for split, path in files.items()} == vars(SIZES)
     assert data.aspirin(folder, sizes=SIZES, dynamics=SHORT) == files
     assert {split: path.stat().st_mtime_ns for split, path in files.items()} == times
     with pytest.raises(data.DataError, match="made in another way"):

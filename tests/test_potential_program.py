@@ -15,12 +15,10 @@ import pytest
 pytest.importorskip("accelerate", reason="needs the extra examples")
 pytest.importorskip("ase", reason="needs the extra atoms")
 
-from ase.io import read
-
 from equiformer_pytorch.atoms import EquiformerCalculator
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.potential import dynamics
-from tests.potential_program import ENVIRONMENT, ROOT, call, make_data, metrics_of
+from tests.potential_program import ENVIRONMENT, ROOT, call, frames_of, make_data, metrics_of
 
 SMALL = [
     "--dim",
@@ -51,7 +49,7 @@ def test_whole_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [row["step"] for row in rows if row["valid"]] == ["20", "40", "60"]
     assert float(rows[-1]["valid"]) < 0.9 * float(rows[19]["valid"])
 
-    atoms = read(data / "test.xyz", 0)
+    atoms = frames_of(data / "test.xyz")[0]
     atoms.calc = EquiformerCalculator(folder / "potential.pt")
     assert np.isfinite(atoms.get_forces()).all()
 
@@ -64,6 +62,7 @@ def test_whole_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_stopped_and_resumed(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     program = [sys.executable, "-m", "examples.train_potential", "--runs", tmp_path]
     begin = [*program, "--data", data, *SMALL, "--steps=60"]
@@ -107,6 +106,7 @@ def test_mistakes_get_one_line(data: Path, tmp_path: Path, capsys: pytest.Captur
         assert error.count("\n") == 1, error
 
 
+@pytest.mark.slow
 def test_two_processes(data: Path, tmp_path: Path) -> None:
     """Two processes see what one sees in two micro-batches."""
     with socket.socket() as probe:

@@ -41,6 +41,7 @@ def test_first_model():
     assert out.type1.isfinite().all()
 
 
+@pytest.mark.slow
 def test_reversible():
     model = Equiformer(
         num_tokens = 24,

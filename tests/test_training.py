@@ -80,7 +80,7 @@ def test_learning_rate_of_a_run_shorter_than_its_warmup() -> None:
 
 def test_average_starts_at_the_weights_and_slows_down() -> None:
     model = nn.Linear(1, 1, bias=False)
-    averaged = AveragedModel(model, multi_avg_fn=ramped_average(0.9))
+    averaged: Any = AveragedModel(model, multi_avg_fn=ramped_average(0.9))
     values = []
     for weight in (1.0, 2.0, 2.0):
         nn.init.constant_(model.weight, weight)
@@ -110,7 +110,8 @@ def test_stream_visits_every_item_each_round_in_a_new_order() -> None:
 
 def test_stream_ends_and_needs_items() -> None:
     stream = SampleStream(range(2), lambda item, generator: item, length=5, seed=0)
-    assert len(list(stream)) == len(stream) == 5
+    whole: Any = stream  # no iterator of its own: Python asks for items until there is none
+    assert len(list(whole)) == len(stream) == 5
     with pytest.raises(ValueError, match="at least one item"):
         SampleStream([], lambda item, generator: item, length=5, seed=0)
 
@@ -238,6 +239,7 @@ def test_resuming_with_another_model_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 8])
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path: Path, stop_at: int) -> None:
     toy.run(tmp_path / "whole")
     killed = subprocess.run(
@@ -250,6 +252,7 @@ def test_killed_and_resumed(tmp_path: Path, stop_at: int) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_two_processes_equal_two_micro_batches(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.training import Outcome, SampleStream, TrainSettings, load_checkpoint, train
 
-ITEMS = torch.linspace(-1, 1, 10)
+ITEMS = list(torch.linspace(-1, 1, 10))
 
 
 def draw(item: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

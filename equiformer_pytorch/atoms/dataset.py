@@ -1,30 +1,42 @@
-"""Structures on disk: what ASE reads, as a dataset with graphs, and batches of it.
+"""Structures on disk: what ASE reads, as a dataset with graphs.
 
 Units are ASE's: Å, eV, eV/Å, and eV/Å³ for the stress, which is positive under tension.
 """
 
 from __future__ import annotations
 
-import io
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from equiformer_pytorch.atoms.collate import collate_structures
+from equiformer_pytorch.atoms.files import open_records
+from equiformer_pytorch.atoms.items import Checked, Form, make_items, make_possible_items
+from equiformer_pytorch.atoms.labels import LabelReader
+from equiformer_pytorch.atoms.records import Records, Unreadable, quietly
 from equiformer_pytorch.base.checks import check_number
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-LABELS = ("energy", "forces", "stress")
-LAST_ELEMENT = 118
-XYZ_SUFFIXES = (".xyz", ".extxyz")
+    from equiformer_pytorch.atoms.potential import Target
+
+__all__ = ["LazyItems", "Skipped", "StructureDataset", "collate_structures", "load_structures"]
+
+# Structures, and atoms, whose neighbours are searched for at once.
+STRUCTURES_AT_ONCE, ATOMS_AT_ONCE = 256, 4096
+# Records whose names of labels are looked at where not all are read.
+RECORDS_FOR_NAMES = 100
+# Records in a row that may be damaged before a data set is given up.
+MOST_IN_A_ROW = 1000
 
 
 @dataclass(frozen=True)
@@ -39,18 +51,164 @@ class Skipped:
         return f"{self.file}{'' if self.index is None else f', record {self.index}'}: {self.reason}"
 
 
-class StructureDataset(Dataset[dict[str, Tensor]]):
-    """Structures in memory, each with its graph; `skipped` are the records that were left out."""
+@dataclass(frozen=True)
+class Origins:
+    """All records of several files, one file after the other."""
 
-    def __init__(self, items: Sequence[dict[str, Tensor]], skipped: Sequence[Skipped] = ()) -> None:
+    files: tuple[Records, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.files))
+
+    def place(self, number: int) -> tuple[Records, int]:
+        """The file that has a record, and the place of the record there."""
+        ends = list(accumulate(map(len, self.files)))
+        file = bisect_right(ends, number)
+        return self.files[file], number - (ends[file] - len(self.files[file]))
+
+    def atoms(self, number: int) -> Atoms:
+        """The record; ValueError where it cannot be read."""
+        records, index = self.place(number)
+        with quietly():
+            return records[index]
+
+    def skipped(self, number: int, error: ValueError) -> Skipped:
+        """What is said of a record that cannot be used."""
+        records, index = self.place(number)
+        return Skipped(records.file, None if isinstance(records, Unreadable) else index, " ".join(str(error).split()))
+
+    def close(self) -> None:
+        """Files that are open."""
+        for records in self.files:
+            records.close()
+
+
+class StructureDataset(Dataset[dict[str, Tensor]]):
+    """Structures with their graphs; `skipped` are the records that were left out.
+
+    Args:
+        items: in memory, or read when they are asked for (:class:`LazyItems`).
+        skipped: what was left out.
+        origins, numbers: the files, and which record of them each item is, all in order by default.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[dict[str, Tensor]],
+        skipped: Sequence[Skipped] = (),
+        origins: Origins | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
         self.items = items
         self.skipped = tuple(skipped)
+        self.origins = origins
+        self.numbers = range(len(items)) if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.items[index]
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return (self.items[index] for index in range(len(self.items)))
+
+    def atoms(self, index: int) -> Atoms:
+        """The record behind an item, read again; ValueError for items that came from no file."""
+        if self.origins is None:
+            raise ValueError("origins is missing: these items came from no file")
+        return self.origins.atoms(self.numbers[index])
+
+    def file(self, index: int) -> Path:
+        """Where an item came from; ValueError for items that came from no file."""
+        if self.origins is None:
+            raise ValueError("origins is missing: these items came from no file")
+        return self.origins.place(self.numbers[index])[0].file
+
+    def with_items(self, items: Sequence[dict[str, Tensor]]) -> StructureDataset:
+        """The same records, read in another way."""
+        return StructureDataset(items, self.skipped, self.origins, self.numbers)
+
+    def subset(self, indices: Sequence[int]) -> StructureDataset:
+        """Some of them, in this order."""
+        items = self.items.subset(indices) if isinstance(self.items, LazyItems) else [self.items[i] for i in indices]
+        return StructureDataset(items, self.skipped, self.origins, [self.numbers[index] for index in indices])
+
+
+class LazyItems(Sequence[dict[str, Tensor]]):
+    """Items that are read, and their graphs made, when they are asked for: for more than fits into memory.
+
+    In place of a record that cannot be used comes the next one that can, with the numbers of those passed over in
+    `damaged`, or a ValueError with `on_error="raise"`.
+    """
+
+    def __init__(
+        self,
+        origins: Origins,
+        numbers: Sequence[int],
+        reader: LabelReader,
+        form: Form,
+        on_error: str,
+        species: frozenset[int] | None = None,
+    ) -> None:
+        self.origins, self.numbers, self.reader, self.form = origins, numbers, reader, form
+        self.on_error, self.species = on_error, species
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        damaged: list[int] = []
+        for step in range(min(len(self), MOST_IN_A_ROW)):
+            number = self.numbers[(index + step) % len(self)]
+            try:
+                item = make_items([self._read(number)], self.form)[0]
+            except ValueError as error:
+                if self.on_error == "raise":
+                    raise ValueError(str(self.origins.skipped(number, error))) from error
+                damaged.append(number)
+                continue
+            return item | ({"damaged": torch.tensor(damaged, device="cpu")} if damaged else {})
+        raise ValueError(f"{len(damaged)} records in a row cannot be used, the first: {self.why(damaged[0])}")
+
+    def without_graph(self, index: int) -> Checked | None:
+        """The record behind an item, for who wants to know of all of them what is quick to know; None if damaged."""
+        try:
+            return self._read(self.numbers[index])
+        except ValueError:
+            return None
+
+    def names(self) -> str | None:
+        """What is to be said of the names of labels in the first records, see :class:`LabelReader`."""
+        for index in range(min(len(self), RECORDS_FOR_NAMES)):
+            self.without_graph(index)
+        return self.reader.summary()
+
+    def only_of(self, species: Iterable[int]) -> LazyItems:
+        """The same, but records with other elements count as damaged."""
+        return LazyItems(self.origins, self.numbers, self.reader, self.form, self.on_error, frozenset(species))
+
+    def _read(self, number: int) -> Checked:
+        read = Checked.of(self.origins.atoms(number), self.reader)
+        strange = set() if self.species is None else set(map(int, read.numbers)) - self.species
+        if strange:
+            raise ValueError(f"atomic numbers {sorted(strange)}, which the potential does not know")
+        return read
+
+    def why(self, number: int) -> Skipped:
+        """What is wrong with a record, by its number in all files."""
+        try:
+            make_items([self._read(number)], self.form)
+        except ValueError as error:
+            return self.origins.skipped(number, error)
+        return self.origins.skipped(number, ValueError("it could not be used before, and can now"))
+
+    def subset(self, indices: Sequence[int]) -> LazyItems:
+        """Some of them, in this order."""
+        numbers = [self.numbers[index] for index in indices]
+        return LazyItems(self.origins, numbers, self.reader, self.form, self.on_error, self.species)
 
 
 def load_structures(
@@ -60,11 +218,17 @@ def load_structures(
     max_neighbors: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     dtype: torch.dtype | None = None,
+    keys: Mapping[str, str] | None = None,
+    targets: Mapping[str, Target] | None = None,
+    lazy: bool = False,
 ) -> StructureDataset:
-    """All structures of one or several files that ASE reads (extxyz, db, traj, …), with graphs that are made once.
+    """All structures of one or several files that ASE reads (extxyz, db, aselmdb, traj, …), with graphs made once.
 
     An item has atomic_numbers (n,), pos (n, 3), cell (3, 3), pbc (3,), edge_index (2, E) as sender and receiver,
-    cell_offsets (E, 3), and those of energy (), forces (n, 3) and stress (3, 3) that the file gives.
+    cell_offsets (E, 3), and those of energy (), forces (n, 3) and stress (3, 3) that the record gives. A virial becomes
+    a stress, −virial / volume. An atom that is alone has `isolated`.
+
+    Names in the files that look like labels, and that nothing reads, are said in one warning.
 
     Args:
         path: a file or several.
@@ -75,242 +239,86 @@ def load_structures(
             that were skipped in one warning.
         dtype: of the floating-point tensors; torch's default by default. Graphs are made in float64, and energies
             stay in it: sums of reference energies have more digits than float32 holds.
+        keys: names of labels in the files where they are others, see :class:`LabelReader`:
+            ``{"energy": "REF_energy", "forces": "REF_forces", "virial": "REF_virial"}``.
+        targets: further labels, as :class:`EquiformerPotential` takes them; items then have them, with a first axis of
+            atoms or of one, and ``has_NAME``.
+        lazy: read records and make their graphs when they are asked for, see :class:`LazyItems`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: ASE is not installed, or what it needs for a format.
+        ValueError: a record cannot be used, or none can; arguments that make no sense.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
     check_number("cutoff", cutoff, 0, whole=False, exclusive=True)
     check_number("max_neighbors", max_neighbors, 1)
-    dtype = torch.get_default_dtype() if dtype is None else dtype
+    form = Form(cutoff, max_neighbors, torch.get_default_dtype() if dtype is None else dtype)
+    reader = LabelReader(keys, targets)
     paths = [Path(p) for p in ([path] if isinstance(path, str | Path) else path)]
     for file in paths:
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {file}")
-
-    items: list[dict[str, Tensor]] = []
-    skipped: list[Skipped] = []
-    for file in paths:
-        for index, read in _records(file):
-            try:
-                items.append(_item(_read(read), cutoff, max_neighbors, dtype))
-            except ValueError as error:
-                skipped.append(Skipped(file, index, _in_one_line(error)))
-                if on_error == "raise":
-                    raise ValueError(str(skipped[-1])) from error
-    if skipped:
-        listed = "\n".join(f"  {record}" for record in skipped)
-        warnings.warn(f"left out {len(skipped)} of {len(skipped) + len(items)} records:\n{listed}", stacklevel=2)
-    if not items:
+    origins = Origins(tuple(open_records(file) for file in paths))
+    if lazy:
+        items = LazyItems(origins, range(len(origins)), reader, form, on_error)
+        if not len(items):
+            raise ValueError(f"no structure in {', '.join(map(str, paths)) or 'an empty list of files'}")
+        return StructureDataset(items, (), origins)
+    try:
+        with quietly():
+            dataset = _read_all(origins, reader, form, on_error)
+    finally:
+        origins.close()
+    if dataset.skipped:
+        listed = "\n".join(f"  {record}" for record in dataset.skipped)
+        warnings.warn(f"left out {len(dataset.skipped)} of {len(origins)} records:\n{listed}", stacklevel=2)
+    if not len(dataset):
         raise ValueError(f"no structure in {', '.join(map(str, paths)) or 'an empty list of files'}")
-    return StructureDataset(items, skipped)
+    said = reader.summary()
+    if said is not None:
+        warnings.warn(f"{', '.join(map(str, paths))}: {said}", stacklevel=2)
+    return dataset
 
 
-def collate_structures(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """One batch of several structures: atoms and edges one after the other, the rest stacked.
+def _read_all(origins: Origins, reader: LabelReader, form: Form, on_error: str) -> StructureDataset:
+    """All items, searching for the neighbours of many structures at once."""
+    items: list[dict[str, Tensor]] = []
+    numbers: list[int] = []
+    skipped: dict[int, Skipped] = {}
+    waiting: list[tuple[int, Checked]] = []
+    atoms = 0
 
-    Adds `batch` (n,), which tells the structure of each atom. Labels must be given by all items or by none.
-    """
-    if not items:
-        raise ValueError("a batch needs at least one structure")
-    sizes = [len(item["pos"]) for item in items]
-    present = [name for name in LABELS if any(name in item for item in items)]
-    for name in present:
-        missing = [str(i) for i, item in enumerate(items) if name not in item]
-        if missing:
-            raise ValueError(
-                f"structure {', '.join(missing)} of the batch ({len(items)} structures) has no {name}, others have: "
-                f"give it to all, or drop it from all"
-            )
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    merged = {
-        "batch": torch.repeat_interleave(torch.tensor(sizes)),
-        "edge_index": torch.cat([item["edge_index"] + s for item, s in zip(items, starts, strict=True)], 1),
-    }
-    joined = ("atomic_numbers", "pos", "cell_offsets", "forces")
-    stacked = ("cell", "pbc", "energy", "stress")
-    merged |= {name: torch.cat([item[name] for item in items]) for name in joined if name in items[0]}
-    return merged | {name: torch.stack([item[name] for item in items]) for name in stacked if name in items[0]}
+    def leave_out(number: int, error: ValueError) -> None:
+        skipped[number] = origins.skipped(number, error)
+        if on_error == "raise":
+            raise ValueError(str(skipped[number])) from error
 
+    def finish() -> None:
+        places = [number for number, _ in waiting]
+        structures = [structure for _, structure in waiting]
+        waiting.clear()
+        for place, item in make_possible_items(structures, form, lambda place, error: leave_out(places[place], error)):
+            items.append(item)
+            numbers.append(places[place])
 
-# ---- reading: a record is a function that reads it, so that what is wrong with it is its own affair
-
-Records = Iterator[tuple[int | None, Callable[[], "Atoms"]]]
-
-
-def _records(file: Path) -> Records:
-    """Place and reader of every record, also of those that cannot be read."""
-    try:
-        import ase  # noqa: F401
-    except ImportError as error:
-        raise ImportError('reading structures needs ASE: pip install "equiformer-pytorch[atoms]"') from error
-    suffix = file.suffix.lower()
-    if suffix in XYZ_SUFFIXES:
-        yield from _xyz_records(file)
-    elif suffix in (".db", ".json"):
-        yield from _database_records(file)
-    elif suffix == ".traj":
-        yield from _trajectory_records(file)
-    else:
-        yield from _stream_records(file)
-
-
-def _xyz_records(file: Path) -> Records:
-    """The text between two counts, so that a damaged record does not take the next ones with it."""
-
-    def read(lines: list[str]) -> Atoms:
-        from ase.io import read
-
-        if not lines[0].strip().isdecimal():
-            raise ValueError(f"it begins with {lines[0].strip()[:40]!r}, not with a number of atoms")
-        wanted, found = int(lines[0]), sum(not line.startswith("VEC") for line in lines[2:])  # VEC1 … VEC3: a cell
-        if found < wanted:
-            raise ValueError(f"cut short: {found} of {wanted} atoms")
-        if found > wanted:
-            raise ValueError(f"{found - wanted} lines more than its {wanted} atoms")
-        if not lines[-1].endswith("\n") and _loses_digits(lines[2:]):
-            raise ValueError(f"cut short: the file ends in {lines[-1][-20:]!r}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # ASE's words about columns it renames
-            atoms: Any = read(io.StringIO("".join(lines)), format="extxyz")
-        return atoms
-
-    with file.open(errors="replace") as text:
-        for index, lines in enumerate(_split_xyz(text)):
-            yield index, lambda lines=lines: read(lines)
-
-
-def _split_xyz(text: Iterable[str]) -> Iterator[list[str]]:
-    """Lines in records: one begins at a line that is nothing but a whole number, unless that is a comment."""
-    record: list[str] = []
-    for line in text:
-        comment = len(record) == 1 and record[0].strip().isdecimal()
-        if line.strip().isdecimal() and record and not comment:
-            yield record
-            record = []
-        if line.strip() or comment:
-            record.append(line)
-    if record:
-        yield record
-
-
-def _loses_digits(rows: Sequence[str]) -> bool:
-    """Whether all numbers at the end of a row have as many decimals, at least four, and the last one fewer."""
-    *others, last = [len(row.split()[-1].partition(".")[2]) for row in rows]
-    return len(set(others)) == 1 and max(4, last + 1) <= others[0]
-
-
-def _database_records(file: Path) -> Records:
-    from ase.db import connect
-
-    try:
-        database: Any = connect(file)
-        ids = [row.id for row in database.select(columns=["id"], include_data=False)]
-    except Exception as error:
-        yield None, _raiser(error)
-        return
-    for index, number in enumerate(ids):
-        yield index, lambda number=number: database.get(id=number).toatoms()
-
-
-def _trajectory_records(file: Path) -> Records:
-    from ase.io import Trajectory
-
-    try:
-        trajectory: Any = Trajectory(file)
-    except Exception as error:
-        yield None, _raiser(error)
-        return
-    with trajectory:
-        for index in range(len(trajectory)):
-            yield index, lambda index=index: trajectory[index]
-
-
-def _stream_records(file: Path) -> Records:
-    """By any other of ASE's readers, which ends where it fails."""
-    from ase.io import iread
-
-    frames = iter(iread(file))
-    index = 0
-    while True:
-        try:
-            atoms: Any = next(frames)
-        except StopIteration:
-            return
-        except Exception as error:
-            yield index, _raiser(ValueError(f"unreadable from here on: {_in_one_line(error)}"))
-            return
-        yield index, lambda atoms=atoms: atoms
-        index += 1
-
-
-def _raiser(error: Exception) -> Callable[[], Atoms]:
-    def read() -> Atoms:
-        raise error
-
-    return read
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _read(read: Callable[[], Atoms]) -> Atoms:
-    try:
-        return read()
-    except Exception as error:  # a damaged record can raise almost anything
-        raise ValueError(_in_one_line(error)) from error
-
-
-# ---- checking
-
-
-def _item(atoms: Atoms, cutoff: float, max_neighbors: int | None, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors of one structure; ValueError if something about it is impossible."""
-    from equiformer_pytorch.graph.periodic import radius_graph
-
-    count = len(atoms)
-    if not count:
-        raise ValueError("it has no atoms")
-    unknown = sorted({int(z) for z in atoms.numbers if not 1 <= z <= LAST_ELEMENT})
-    if unknown:
-        raise ValueError(f"unknown species: atomic number {', '.join(map(str, unknown))}")
-    pos = _finite("positions", atoms.positions, (count, 3))
-    cell = _finite("cell", atoms.cell.array, (3, 3))
-    labels = _labels(atoms)
-
-    positions, box, periodic = torch.tensor(pos), torch.tensor(cell), torch.tensor(atoms.pbc)
-    edge_index, cell_offsets = radius_graph(
-        positions, cutoff, cell=box[None], pbc=periodic[None], max_neighbors=max_neighbors
-    )
-    return {
-        "atomic_numbers": torch.tensor(atoms.numbers, dtype=torch.int64),
-        "pos": positions.to(dtype),
-        "cell": box.to(dtype),
-        "pbc": periodic,
-        "edge_index": edge_index,
-        "cell_offsets": cell_offsets,
-        **{name: torch.tensor(value, dtype=None if name == "energy" else dtype) for name, value in labels.items()},
-    }
-
-
-def _labels(atoms: Atoms) -> dict[str, np.ndarray]:
-    """Those of `LABELS` that were read with the structure; nothing is calculated."""
-    results: dict[str, Any] = getattr(atoms.calc, "results", {})
-    found = {name: results[name] for name in LABELS if results.get(name) is not None}
-    if "stress" in found and np.shape(found["stress"]) == (6,):
-        xx, yy, zz, yz, xz, xy = found["stress"]
-        found["stress"] = [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]
-    shapes = {"energy": (), "forces": (len(atoms), 3), "stress": (3, 3)}
-    return {name: _finite(name, value, shapes[name]) for name, value in found.items()}
-
-
-def _finite(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """As float64; ValueError unless of this shape, and finite."""
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {value!r} is no array of numbers") from error
-    if array.shape != shape:
-        raise ValueError(f"{name}: shape {array.shape}, wanted {shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: not finite")
-    return array
+    number = 0
+    for records in origins.files:
+        for record in records.each():
+            try:
+                if isinstance(record, ValueError):
+                    raise record
+                waiting.append((number, Checked.of(record, reader)))
+                atoms += len(record)
+            except ValueError as error:
+                if on_error == "raise":
+                    finish()  # what is wrong with an earlier one comes first
+                leave_out(number, error)
+            number += 1
+            if len(waiting) == STRUCTURES_AT_ONCE or atoms >= ATOMS_AT_ONCE:
+                finish()
+                atoms = 0
+    if waiting:
+        finish()
+    return StructureDataset(items, [skipped[number] for number in sorted(skipped)], origins, numbers)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
+from equiformer_pytorch.atoms.references import find_references
 from equiformer_pytorch.base.checks import looks_at_values, require
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.base.potential import HEAVIEST
@@ -92,19 +93,15 @@ class AtomicEnergies(ExactConstants):
         return self.references[index] + self.scale * x.double()
 
     def fit(self, structures: Iterable[Mapping[str, Tensor]]) -> None:
-        """References by least squares (the smallest ones, where compositions leave a choice); scale: root mean square
-        of the force components."""
-        compositions, energies, squares, components = [], [], 0.0, 0
+        """References from isolated atoms, else by least squares; scale from the forces, or from the energies where
+        forces are absent or rounding: see :func:`find_references`. Where there is neither, the scale stays."""
+        structures = list(structures)
         for structure in structures:
             self.check(structure["atomic_numbers"].to(self.index_of.device))
-            compositions.append(structure["atomic_numbers"])
-            energies.append(float(structure["energy"]))
-            if "forces" in structure:
-                squares += float(structure["forces"].double().square().sum())
-                components += structure["forces"].numel()
-        self.references.copy_(fit_element_energies(compositions, energies)[self.species])
-        if squares > 0:
-            self.scale.fill_((squares / components) ** 0.5)
+        found = find_references(structures)
+        self.references.copy_(found.energies[self.species])
+        if found.scale is not None:
+            self.scale.fill_(found.scale)
 
 
 def _places(species: Sequence[int]) -> Int[Tensor, " elements"]:

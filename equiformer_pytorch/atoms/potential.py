@@ -198,12 +198,12 @@ class EquiformerPotential(Potential):
         of one structure, and everything has been checked."""
         network, senders, receivers = self.network, *structures.ends()
         with checks.unchecked_values():
-            layout = Layout.of_batch(None, species.shape[0], 1, species.device)
+            layout = Layout.of_batch(None, species.shape[0], 1, species.device, sort=False)
             x = network.point_features({0: species}, layout, network.dtype)
-            graph = network._graph(Edges(senders, receivers, vectors, None), layout)
+            graph = network.edge_graph(Edges(senders, receivers, vectors, None), layout)
         if self.inputs:
             x = x + self.from_inputs(inputs, structures)
-        x = network.norm(network.layers(network.embed(x, graph), graph, None))
+        x = network.through_layers(x, graph)
         return {degree: part.mT for degree, part in enumerate(network.fiber_out.split(x))}
 
     def evaluate(

@@ -19,23 +19,34 @@ from torch import Tensor
 from equiformer_pytorch.base.tracing import number_from_data, plain
 
 _LOOKS: ContextVar[bool] = ContextVar("_LOOKS", default=True)
+_MOST: ContextVar[int | None] = ContextVar("_MOST", default=None)
 
 
 @contextmanager
-def unchecked_values() -> Iterator[None]:
+def unchecked_values(most_neighbors: int | None = None) -> Iterator[None]:
     """Within, no values are checked: neither whether coordinates are finite nor whether indices are in range.
 
     For CUDA graphs and inner loops, in this thread or task alone. With edges given a call then never waits for the
     device; whatever does not fit gives wrong numbers or an error of torch's. Types and shapes are checked as always.
+
+    Args:
+        most_neighbors: no point receives more of the given edges. `Equiformer` and what stands on it lay out the edges
+            of each point as a row, and have to wait for the device to know how long where this is not said.
     """
     if torch.compiler.is_compiling():  # which looks at no values, and cannot trace what follows
         yield
         return
-    token = _LOOKS.set(False)
+    tokens = _LOOKS.set(False), _MOST.set(most_neighbors)
     try:
         yield
     finally:
-        _LOOKS.reset(token)
+        _LOOKS.reset(tokens[0])
+        _MOST.reset(tokens[1])
+
+
+def most_neighbors() -> int | None:
+    """What :func:`unchecked_values` was told, if anything."""
+    return None if torch.compiler.is_compiling() else _MOST.get()
 
 
 def looks_at_values() -> bool:
@@ -62,7 +73,8 @@ class Together:
             if not value:
                 raise error()
 
-        self._ask(plain(ok).all(), look)
+        ok = plain(ok)
+        self._ask(ok.all() if ok.ndim else ok, look)
 
     def number(self, value: Int[Tensor, ""] | Bool[Tensor, ""]) -> Answer:
         """The value of a tensor, whether values are checked or not."""
@@ -211,7 +223,18 @@ def check_within(name: str, index: Int[Tensor, ...], count: int, of: str = "") -
         return
     if count < 1:
         raise error()  # now, since nothing can be computed with such an index
-    require(((index >= 0) & (index < count)).all(), error)
+    require((index.clamp(0, count - 1) == index).all(), error)
+
+
+def check_not_negative(name: str, index: Int[Tensor, ...]) -> None:
+    """ValueError unless all are at least zero."""
+
+    def error() -> ValueError:
+        low, high = (int(bound) for bound in plain(index).aminmax())
+        return ValueError(f"{name} must be at least 0, got values from {low} to {high}")
+
+    if looks_at_values() and index.numel():
+        require((index >= 0).all(), error)
 
 
 def as_bool(name: str, tensor: Tensor) -> Bool[Tensor, ...]:
@@ -246,7 +269,7 @@ def check_finite(name: str, x: Tensor, which: str) -> None:
         return ValueError(f"{name} must be finite for every {which}, got {rows[bad].tolist()}")
 
     if looks_at_values():
-        require(x.isfinite().all(), error)
+        require((x - x == 0).all(), error)  # neither infinity nor NaN: in three operations, not six
 
 
 def check_absent(arguments: Mapping[str, object], why: str) -> None:

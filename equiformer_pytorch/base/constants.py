@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equiformer_pytorch.base.tracing import transforming
+
 
 class ExactConstants(nn.Module):
     """A module whose buffers are constants: they follow it between devices, but keep their dtype in every cast.
@@ -48,4 +50,22 @@ class ExactConstants(nn.Module):
                     setattr(self, own_name, self._built(own_name, moved.device))
             elif own_name in owner._non_persistent_buffers_set:
                 raise RuntimeError(f"{name} has no values on the meta device, and nothing says how to make them anew")
+        self.__dict__.pop("_casts", None)
         return self
+
+    def cast(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A constant in the dtype of a computation. It is converted once and kept, until the module moves; what is
+        made while something traces, or in inference mode, is not: it would not do afterwards."""
+        constant = self.get_buffer(name)
+        if constant.dtype == dtype:
+            return constant
+        if torch.compiler.is_compiling() or transforming() or torch.is_inference_mode_enabled():
+            return constant.to(dtype)
+        casts: dict[tuple[str, torch.dtype], Tensor] = self.__dict__.setdefault("_casts", {})
+        if (name, dtype) not in casts or casts[name, dtype].device != constant.device:
+            casts[name, dtype] = constant.to(dtype)
+        return casts[name, dtype]
+
+    def __getstate__(self) -> dict:
+        """Without what was converted."""
+        return {name: value for name, value in self.__dict__.items() if name != "_casts"}

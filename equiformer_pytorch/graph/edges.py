@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from equiformer_pytorch.graph.frames import Rotation
 from equiformer_pytorch.graph.table import Table
-from equiformer_pytorch.so3.edge_rotation import EdgeRotation
 
 
 class Edges(NamedTuple):
@@ -23,11 +23,42 @@ class Edges(NamedTuple):
     vectors: Float[Tensor, "edges 3"]
     """From the receiver to the sender."""
     features: Float[Tensor, "edges edge_dim"] | None
+    known: tuple[int, int] | None = None
+    """Bounds of the number of edges of a receiver, where they are known."""
+
+
+class Slots(NamedTuple):
+    """The edges of each receiver side by side, with what a softmax over them needs of the envelope, once per call.
+
+    Empty slots have weight zero. With a self slot, the first, the point itself has weight one.
+    """
+
+    envelope: Float[Tensor, "receivers slots 1"]
+    log_envelope: Float[Tensor, "receivers slots 1"]
+    """Slots of weight zero lie below any logit, but finitely: a row without neighbours must not become NaN."""
+    minus_share: Float[Tensor, "receivers slots 1"]
+    """Minus the weight in the mean of a receiver's logits: −u / (Σ u + 0.01)."""
+
+    @classmethod
+    def of(cls, table: Table, envelope: Float[Tensor, " edges"], attend_self: bool) -> Slots:
+        """From the envelope of each edge."""
+        u = table.spread(envelope[:, None])
+        if table.mask is not None:
+            u = u * table.mask[:, :, None]
+        if attend_self:
+            u = F.pad(u, (0, 0, 1, 0), value=1.0)
+        finfo = torch.finfo(u.dtype)
+        log = u.clamp(min=finfo.tiny).log().masked_fill(u == 0, finfo.min / 2)
+        return cls(u, log, u / (-0.01 - u.sum(1, keepdim=True)))
+
+    def cut(self, rows: slice, columns: int) -> Slots:
+        """Those of some receivers that have at most so many slots."""
+        return Slots(*(tensor[rows, :columns] for tensor in self))
 
 
 @dataclass(frozen=True)
-class Graph:
-    """Real points only, flat, and directed edges sender → receiver, sorted by receiver.
+class EdgeGraph:
+    """Directed edges sender → receiver, sorted by receiver. Receivers count from 0 in each piece, senders over all.
 
     The floating-point fields may carry gradients: :meth:`tensors` and :meth:`with_tensors` take them out and put
     others in, for code that differentiates by hand.
@@ -35,88 +66,81 @@ class Graph:
 
     senders: Int[Tensor, " edges"]
     receivers: Int[Tensor, " edges"]
-    neighbours: Table
-    structures: Table
-    envelope: Float[Tensor, " edges"]
-    edge_embedding: Float[Tensor, "edges hidden"]
-    rotation: EdgeRotation
+    receiver_points: Int[Tensor, " edges"]
+    """The receivers among all points: the same as `receivers` unless this is a piece."""
+    count: int
+    """How many receivers there are."""
+    rotation: Rotation
+    """Into the frames of the edges."""
+    scalars: Float[Tensor, "edges width"]
+    """Invariants of each edge: a basis of its length, or an embedding of that and its features."""
+    envelope: Float[Tensor, " edges"] | None = None
+    """Weight that fades a neighbour out at the cutoff; None where the model has none."""
+    table: Table | None = None
+    """The edges of each receiver as a row, where layers want that."""
+    slots: Slots | None = None
+    structures: Table | None = None
+    """The points of each structure as a row, where layers look at all of them."""
+    kinds: Int[Tensor, " points"] | None = None
+    """Atomic numbers of all points."""
 
-    def chunks(self, slots: int) -> Iterator[tuple[slice, Graph]]:
-        """The graph by ranges of receivers, which count from 0 in each piece and receive from all points.
+    def laid_out(self) -> tuple[Table, Slots]:
+        """The table and the slots; ValueError of a graph that has none."""
+        if self.table is None or self.slots is None:
+            raise ValueError("this graph has no table of each receiver's edges")
+        return self.table, self.slots
 
-        The table of a piece has at most `slots` slots, unless a single receiver has more.
-        """
-        counts = torch.bincount(self.receivers, minlength=self.neighbours.rows).tolist()
-        start = first_edge = 0
-        while start < len(counts):
-            stop, columns = start, 0
-            while stop < len(counts) and (stop == start or max(columns, counts[stop]) * (stop + 1 - start) <= slots):
-                columns = max(columns, counts[stop])
-                stop += 1
-            edges = slice(first_edge, first_edge + sum(counts[start:stop]))
-            receivers = self.receivers[edges] - start
-            piece = replace(
-                self,
-                senders=self.senders[edges],
-                receivers=receivers,
-                neighbours=Table.from_groups(receivers, stop - start),
-            )
-            yield slice(start, stop), piece.with_tensors(tuple(tensor[edges] for tensor in self.tensors()))
-            start, first_edge = stop, edges.stop
+    def sum_receivers(self, x: Float[Tensor, "edges *rest"]) -> Float[Tensor, "receivers *rest"]:
+        """Sum over the edges of each receiver."""
+        return x.new_zeros((self.count, *x.shape[1:])).index_add(0, self.receivers, x)
 
-    def add_ends(
-        self, sender: Float[Tensor, "points width"], receiver: Float[Tensor, "points width"]
-    ) -> Float[Tensor, "edges width"]:
-        """The sum of a feature of the sender and one of the receiver, for every edge."""
-        gathered = sender.index_select(0, self.senders)
-        if self.neighbours.index is None:
-            return (self.neighbours.spread(gathered) + receiver[:, None]).flatten(0, 1)
-        return gathered + receiver.index_select(0, self.receivers)
+    def spread(self, x: Float[Tensor, "edges *rest"]) -> Float[Tensor, "receivers slots *rest"]:
+        """Edges in the rows of their receivers; see :meth:`Table.spread`."""
+        return self.laid_out()[0].spread(x)
 
-    def softmax(
-        self, logits: Float[Tensor, "points heads slots"], attend_self: bool
-    ) -> Float[Tensor, "points heads slots"]:
-        r"""Attention weights over the edges of each receiver; with `attend_self` slot 0 is the point itself, u = 1:
+    def pieces(self, most: int) -> list[tuple[slice, EdgeGraph]]:
+        """The graph by ranges of receivers that have at most `most` edges together (slots, with a table), unless a
+        single one has more. Receivers count from 0 in each piece and receive from all points."""
+        counts = torch.bincount(self.receivers, minlength=self.count).tolist()
+        found, start, first = [], 0, 0
+        while start < self.count:
+            stop, edges, columns = start, 0, 0
+            while stop < self.count:
+                wider = max(columns, counts[stop])
+                size = edges + counts[stop] if self.table is None else wider * (stop + 1 - start)
+                if stop > start and size > most:
+                    break
+                stop, edges, columns = stop + 1, edges + counts[stop], wider
+            found.append((slice(start, stop), self._piece(slice(start, stop), slice(first, first + edges), columns)))
+            start, first = stop, first + edges
+        return found
 
-        .. math:: \alpha_{ij} = u_{ij}\,\frac{u_{ij}\,e^{t_{ij}}}{\sum_k u_{ik}\,e^{t_{ik}}}, \qquad
-            t_{ij} = u_{ij} (s_{ij} - \bar s_i), \quad \bar s_i = \frac{\sum_k u_{ik} s_{ik}}{\sum_k u_{ik} + 0.01}.
-
-        The envelope u enters three times: inside, so that a neighbour leaves the sum smoothly; outside, so that an
-        only neighbour does too; and on the logits s, so that a favoured neighbour loses its advantage on the way out.
-        Without that, one with s larger by 40 would dominate until u reaches exp(−40), and forces would spike there.
-        Well inside the radius u is one and this is the plain softmax. Empty slots weigh nothing, also where a point
-        has no others.
-        """
-        envelope = self.spread_envelope().to(logits.dtype)
-        if attend_self:
-            envelope = F.pad(envelope, (1, 0), value=1.0)
-        # Slots of weight zero lie below any logit, but finitely: a row without neighbours must not become NaN.
-        finfo = torch.finfo(logits.dtype)
-        log_envelope = envelope.clamp(min=finfo.tiny).log().masked_fill(envelope == 0, finfo.min / 2)
-        envelope = envelope[:, None]
-        mean = (logits * envelope).sum(-1, keepdim=True) / (envelope.sum(-1, keepdim=True) + 0.01)
-        faded = (logits - mean) * envelope
-        return (faded + log_envelope[:, None]).softmax(-1) * envelope
-
-    def spread_envelope(self) -> Float[Tensor, "points slots"]:
-        """The envelope of each slot, zero for empty ones."""
-        envelope = self.neighbours.spread(self.envelope)
-        return envelope if self.neighbours.mask is None else envelope * self.neighbours.mask
-
-    def sum_structures(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "structures width"]:
-        """Sum over the points of each structure."""
-        spread = self.structures.spread(x)
-        if self.structures.mask is not None:
-            spread = spread * self.structures.mask[:, :, None]
-        return spread.sum(1)
+    def _piece(self, rows: slice, edges: slice, columns: int) -> EdgeGraph:
+        receivers, slots = self.receivers[edges] - rows.start, self.slots
+        own = 0 if slots is None or self.table is None else slots.envelope.shape[1] - self.table.columns
+        return replace(
+            self,
+            senders=self.senders[edges],
+            receivers=receivers,
+            receiver_points=self.receiver_points[edges],
+            count=rows.stop - rows.start,
+            rotation=self.rotation.with_blocks(block[edges] for block in self.rotation.blocks),
+            scalars=self.scalars[edges],
+            envelope=None if self.envelope is None else self.envelope[edges],
+            table=None if self.table is None else Table.from_groups(receivers, rows.stop - rows.start),
+            slots=None if slots is None else slots.cut(rows, columns + own),
+        )
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that may carry gradients."""
-        return (self.envelope, self.edge_embedding, *self.rotation.blocks)
+        envelope = () if self.envelope is None else (self.envelope,)
+        return (self.scalars, *self.rotation.blocks, *envelope, *(self.slots or ()))
 
-    def with_tensors(self, tensors: tuple[Tensor, ...]) -> Graph:
+    def with_tensors(self, tensors: Sequence[Tensor]) -> EdgeGraph:
         """A graph that has these instead, in the order of :meth:`tensors`."""
-        envelope, edge_embedding, *blocks = tensors
-        return replace(
-            self, envelope=envelope, edge_embedding=edge_embedding, rotation=self.rotation.with_blocks(blocks)
-        )
+        scalars, *rest = tensors
+        count = len(self.rotation.blocks)
+        rotation, rest = self.rotation.with_blocks(rest[:count]), rest[count:]
+        envelope = None if self.envelope is None else rest.pop(0)
+        slots = None if self.slots is None else Slots(*rest)
+        return replace(self, scalars=scalars, rotation=rotation, envelope=envelope, slots=slots)

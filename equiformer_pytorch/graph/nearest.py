@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from equiformer_pytorch.graph.cells import neighbours_by_cells
-from equiformer_pytorch.graph.selection import smallest
+from equiformer_pytorch.graph.selection import places, smallest
 from equiformer_pytorch.graph.table import Table
 
 # Structures with more points than this are searched by cells, where no adjacency asks for all pairs.
@@ -39,8 +39,9 @@ def find_neighbours(
     valid_radius: float,
     graph_distance: Int[Tensor, "structures columns columns"] | None = None,
     max_sparse_neighbors: float = math.inf,
-) -> tuple[Int[Tensor, " edges"], Int[Tensor, " edges"]]:
-    """Senders and receivers of the edges, sorted by receiver, then sender.
+) -> tuple[Int[Tensor, " edges"], Int[Tensor, " edges"], tuple[int, int] | None]:
+    """Senders and receivers of the edges, sorted by receiver, then sender; and, where it is known, how many a receiver
+    has at least and at most.
 
     Without adjacency a point receives from its `num_neighbors` nearest points of the same structure within
     `valid_radius`. With it (`graph_distance` > 0 for connected points), from those connected points within the
@@ -52,19 +53,18 @@ def find_neighbours(
     device = coordinates.device
     if columns > DENSE and graph_distance is None:
         structure = structures.gather(torch.arange(rows, device=device)[:, None].expand(rows, columns))
-        return neighbours_by_cells(coordinates, structure, num_neighbors, valid_radius)
+        return *neighbours_by_cells(coordinates, structure, num_neighbors, valid_radius), None
     padded = structures.spread(coordinates)
     real = structures.mask
-    if real is None:
-        real = torch.ones(rows, columns, dtype=torch.bool, device=device)
     step = max(1, PAIRS_AT_ONCE // max(1, rows * columns))
-    column = torch.arange(columns, device=device)
-
     found = []
     for start in range(0, columns, step):
         window = slice(start, min(start + step, columns))
         distance = torch.cdist(padded[:, window], padded, compute_mode="donot_use_mm_for_euclid_dist")
-        allowed = real[:, window, None] & real[:, None] & (column[window, None] != column) & (distance <= valid_radius)
+        allowed = distance <= valid_radius
+        allowed.diagonal(start, 1, 2).fill_(False)
+        if real is not None:
+            allowed &= real[:, window, None] & real[:, None]
         if graph_distance is None:
             chosen = smallest(distance, allowed, num_neighbors)
         else:
@@ -75,18 +75,28 @@ def find_neighbours(
                 rank = distance.argsort(dim=-1, stable=True).argsort(dim=-1)
                 chosen = smallest((steps * columns + rank).double(), connected, max_sparse_neighbors)
             chosen |= smallest(distance, allowed & (steps == 0), num_neighbors)
-        structure, receiver, sender = chosen.nonzero().unbind(1)
-        found.append(torch.stack((structure, receiver + start, sender)))
-    if not found:
+        found.append((start, chosen, chosen.sum(-1)))
+    if not rows or not columns:
         empty = torch.zeros(0, dtype=torch.long, device=device)
-        return empty, empty
-    structure, receiver, sender = torch.cat(found, dim=1)
-    if len(found) > 1:
-        order = (structure * columns + receiver).sort(stable=True).indices
-        structure, receiver, sender = structure[order], receiver[order], sender[order]
-
-    position = real.flatten().cumsum(0) - 1
-    return position[structure * columns + sender], position[structure * columns + receiver]
+        return empty, empty, (0, 0)
+    counts = torch.cat([of_receivers for _, _, of_receivers in found], dim=1) if len(found) > 1 else found[0][2]
+    inside = counts if real is None else counts.masked_fill(~real, columns)
+    totals = [of_receivers.sum() for _, _, of_receivers in found]
+    least, most, *numbers = torch.stack((inside.amin(), counts.amax(), *totals)).tolist()
+    pieces = []
+    for (start, chosen, _), number in zip(found, numbers, strict=True):
+        structure, receiver, sender = places(chosen, number)
+        before = structure * columns
+        pieces.append((before + start + receiver if start else before + receiver, before + sender))
+    receiver, sender = pieces[0]
+    if len(pieces) > 1:
+        receiver, sender = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        order = receiver.sort(stable=True).indices
+        receiver, sender = receiver[order], sender[order]
+    if real is not None:
+        position = real.flatten().cumsum(0) - 1
+        receiver, sender = position[receiver], position[sender]
+    return sender, receiver, (min(least, most), most)
 
 
 def graph_distances(

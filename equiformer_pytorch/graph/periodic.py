@@ -8,19 +8,24 @@ cutoff, images of i itself among them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from equiformer_pytorch.base import checks
-from equiformer_pytorch.graph.cells import PAIRS_AT_ONCE, Cells
-from equiformer_pytorch.graph.table import group_bounds
+from equiformer_pytorch.graph import by_vesin
+from equiformer_pytorch.graph.images import Images, Lattice
+from equiformer_pytorch.graph.pairs import MOST_IMAGES, MOST_PAIRS, among_all, nearby
+from equiformer_pytorch.graph.surroundings import Found, Surroundings, TooManyEdges
 
-# Edges, or images of points, beyond which a graph is refused: 2²⁷ edges take 5 GiB, and a model far more.
+# Edges beyond which a graph is refused: 2²⁷ edges take 5 GiB, and a model far more.
 MOST = 2**27
+# Pairs up to which all are looked at: in one open structure, and per structure rather than to ask vesin.
+FEW_OPEN, FEW_EACH = 2**15, 2**13
+# Cells of unit vectors with less volume count as flat.
+FLAT = 1e-9
 # Points closer than this share of the cutoff lie on top of each other.
 CLOSEST = 1e-6
 # The search looks a little farther than the cutoff, and the distances that decide are always computed the same way.
@@ -56,205 +61,145 @@ def radius_graph(
     pos = checks.check_tensor("pos", pos)
     checks.check_shape("pos", pos, (None, 3), "(points, 3)")
     checks.check_floating("pos", pos)
-    checks.check_finite("pos", pos, "point")
     checks.check_number("cutoff", cutoff, 0, whole=False, exclusive=True)
     if math.isinf(cutoff):
         raise ValueError("cutoff must be finite, got inf")
     checks.check_number("max_neighbors", max_neighbors, 1)
-    points = _Points.of(pos.detach().double(), batch, cell, pbc)
-    _check_size(points, cutoff)
-
-    search = _by_images
-    if pos.device.type == "cpu":
-        try:
-            import vesin  # noqa: F401  # pyright: ignore[reportMissingImports]
-
-            search = _by_vesin
-        except ImportError:
-            pass
-    senders, receivers, offsets = search(points, cutoff * MARGIN)
-
-    distance = points.distances(senders, receivers, offsets)
-    if distance.numel() and float(distance.min()) < CLOSEST * cutoff:
-        edge = distance.argmin()
-        raise ValueError(
-            f"pos must not have points on top of each other, got points {int(receivers[edge])} and "
-            f"{int(senders[edge])} at a distance of {float(distance[edge]):.1e} (cell offset {offsets[edge].tolist()})"
-        )
-    keep = distance < cutoff
-    if not bool(keep.all()):
-        senders, receivers, offsets, distance = senders[keep], receivers[keep], offsets[keep], distance[keep]
-    pair = receivers * len(pos) + senders
-    order = pair.argsort(stable=True)
-    if bool((pair[order].diff() == 0).any()):
-        order = _sorted(*offsets.flip(1).unbind(1), pair)
-    if max_neighbors is not None:
-        nearest = order[_sorted(distance[order], receivers[order])]
-        first = group_bounds(receivers[nearest], len(pos))
-        rank = torch.arange(len(nearest), device=pos.device) - first[receivers[nearest]]
-        chosen = torch.zeros_like(senders, dtype=torch.bool)
-        chosen[nearest[rank < max_neighbors]] = True
-        order = order[chosen[order]]
-    return torch.stack((senders[order], receivers[order])), offsets[order]
+    structure, cell, periodic = _structures(pos, batch, cell, pbc)
+    if not len(pos):
+        return structure.new_zeros(2, 0), structure.new_zeros(0, 3)
+    points = pos.detach().double()
+    try:
+        found = _search(points, structure, cell, periodic, float(cutoff))
+    except TooManyEdges as error:
+        raise _too_large(cutoff, "edges", f"more than {error}", len(pos)) from None
+    if len(found.senders):
+        closest, within = torch.stack((found.distance.amin(), (found.distance < cutoff).sum())).tolist()
+        if closest < CLOSEST * cutoff:
+            raise _coincident(found)
+        if within < len(found.senders):
+            found = found.only((found.distance < cutoff).nonzero().squeeze(1))
+        if max_neighbors is not None:
+            found = found.only(_nearest(found, len(pos), max_neighbors))
+    edge_index = torch.stack((found.senders, found.receivers))
+    offsets = edge_index.new_zeros(3, edge_index.shape[1]) if found.offsets is None else found.offsets
+    return edge_index, offsets.T.contiguous()
 
 
-@dataclass(frozen=True)
-class _Points:
-    """Positions with cells that have three vectors: along open axes unit vectors at right angles to the others."""
-
-    pos: Float[Tensor, "points 3"]
-    structure: Int[Tensor, " points"]
-    cell: Float[Tensor, "structures 3 3"]
-    pbc: Bool[Tensor, "structures 3"]
-    heights: Float[Tensor, "structures 3"]
-    """Distance between the two faces of the cell that each axis joins."""
-    fractional: Float[Tensor, "points 3"]
-    """Coordinates in units of the cell vectors, those of periodic axes in [0, 1)."""
-    wrapped: Int[Tensor, "points 3"]
-    """Whole cells that were taken off for that."""
-
-    @classmethod
-    def of(cls, pos: Tensor, batch: Tensor | None, cell: Tensor | None, pbc: object) -> _Points:
-        """From what the caller gave."""
-        structures = None
-        if cell is not None:
-            cell = checks.check_cell(cell).detach().to(pos)
-            structures = len(cell)
-        periodic = torch.as_tensor(cell is not None if pbc is None else pbc, device=pos.device)
-        periodic = checks.as_bool("pbc", periodic)
-        if periodic.ndim == 2:
-            structures = len(periodic) if structures is None else structures
-        if batch is None:
-            if structures not in (None, 1):
-                raise ValueError(f"batch is missing: which of the {structures} structures each point belongs to")
-            structure, structures = torch.zeros(len(pos), dtype=torch.long, device=pos.device), 1
-        else:
-            structure, structures = checks.check_batch(batch, len(pos), structures)
-        if periodic.ndim == 0:
-            periodic = periodic.expand(3)
-        if periodic.ndim == 1:
-            periodic = periodic.expand(structures, -1)
-        checks.check_shape("pbc", periodic, (structures, 3), "(structures, 3), (3,) or ()")
-        if cell is None:
-            if bool(periodic.any()):
-                raise ValueError("cell is missing: pbc says that there are periodic axes")
-            cell = pos.new_zeros(structures, 3, 3)
-        cell, heights = _complete(cell, periodic)
-        fractional = torch.linalg.solve(cell.mT[structure], pos[:, :, None]).squeeze(-1)
-        wrapped = torch.where(periodic[structure], fractional.floor(), 0)
-        return cls(pos, structure, cell, periodic, heights, fractional - wrapped, wrapped.long())
-
-    def extent(self) -> tuple[Float[Tensor, "structures 3"], Float[Tensor, "structures 3"]]:
-        """Least and largest fractional coordinates of each structure."""
-        row = self.structure[:, None].expand(-1, 3)
-        start = torch.zeros_like(self.heights)
-        low, high = (start.scatter_reduce(0, row, self.fractional, how, include_self=False) for how in ("amin", "amax"))
-        return low, high
-
-    def distances(self, senders: Tensor, receivers: Tensor, offsets: Tensor) -> Float[Tensor, " edges"]:
-        """Element by element, so that they do not depend on what else is computed."""
-        vector = self.pos.index_select(0, senders) - self.pos.index_select(0, receivers)
-        if bool(self.pbc.any()):
-            cell = self.cell if len(self.cell) == 1 else self.cell[self.structure[receivers]]
-            for axis in range(3):
-                vector = vector + offsets[:, axis, None] * cell[:, axis]
-        x, y, z = vector.unbind(1)
-        return (x * x + y * y + z * z).sqrt()
+def _structures(
+    pos: Tensor, batch: Tensor | None, cell: Tensor | None, pbc: object
+) -> tuple[Int[Tensor, " points"], Float[Tensor, "structures 3 3"], Bool[Tensor, "structures 3"] | None]:
+    """The structure of each point, cells, and which axes are periodic: None where no axis of any is."""
+    device, structures = pos.device, None
+    if cell is not None:
+        cell = checks.check_cell(cell).detach().to(device, torch.float64)
+        structures = len(cell)
+    periodic = torch.as_tensor(cell is not None if pbc is None else pbc, device=device)
+    if periodic.ndim == 2 and structures is None:
+        structures = len(periodic)
+    if batch is None and structures not in (None, 1):
+        raise ValueError(f"batch is missing: which of the {structures} structures each point belongs to")
+    index = None if batch is None else checks.check_integers("batch", batch, (len(pos),), "(points,)").to(device)
+    # One look at all values.
+    facts = [pos.isfinite().all(), periodic.any(), ((periodic == 0) | (periodic == 1)).all()]
+    if index is not None and len(pos):
+        facts += [index.amin(), index.amax()]
+    finite, repeats, boolean, low, high = (*torch.stack([fact.long() for fact in facts]).tolist(), 0, -1)[:5]
+    if not finite:
+        checks.check_finite("pos", pos, "point")
+    if not boolean or periodic.is_complex():
+        raise ValueError(f"pbc must hold booleans or 0/1 numbers, got other values ({periodic.dtype})")
+    if index is None:
+        index, structures = torch.zeros(len(pos), dtype=torch.long, device=device), 1
+    else:
+        structures = high + 1 if structures is None else structures
+        if len(pos) and (low < 0 or high >= structures):
+            raise ValueError(f"batch must lie in 0 … {structures - 1}, got values from {low} to {high}")
+    periodic = periodic.bool()
+    if periodic.ndim < 2:
+        periodic = (periodic.expand(3) if periodic.ndim == 0 else periodic).expand(structures, -1)
+    checks.check_shape("pbc", periodic, (structures, 3), "(structures, 3), (3,) or ()")
+    if cell is None:
+        if repeats:
+            raise ValueError("cell is missing: pbc says that there are periodic axes")
+        cell = torch.zeros(structures, 3, 3, dtype=torch.float64, device=device)
+    return index, cell, periodic if repeats else None
 
 
-def _complete(cell: Tensor, periodic: Tensor) -> tuple[Float[Tensor, "structures 3 3"], Float[Tensor, "structures 3"]]:
-    """The cell with vectors for the open axes, and its heights; ValueError where the periodic ones are dependent."""
-    wanted = torch.where(periodic[:, :, None], cell, torch.zeros_like(cell))
-    checks.check_finite("cell", wanted.flatten(1), "structure")
-    length = wanted.norm(dim=-1)
-    unit = wanted / length.clamp(min=torch.finfo(cell.dtype).tiny)[:, :, None]
-    for axis in range(3):
-        # An open axis: of the directions of space, what is left of the one farthest from the other vectors.
-        others = torch.linalg.svd(torch.cat((unit[:, :axis], unit[:, axis + 1 :]), dim=1), full_matrices=True).Vh[:, 2]
-        unit[:, axis] = torch.where(periodic[:, axis, None], unit[:, axis], others)
-    flat = unit.det().abs() < 1e-9
-    if bool(flat.any()):
-        structure = int(flat.nonzero()[0])
+def _search(
+    pos: Float[Tensor, "points 3"], structure: Tensor, cell: Tensor, periodic: Tensor | None, cutoff: float
+) -> Found:
+    """The edges, and perhaps some that are a little too long, by the way that suits."""
+    reach = cutoff * MARGIN
+    if periodic is None and len(cell) == 1 and len(pos) ** 2 <= FEW_OPEN:
+        around = Surroundings.open(pos, structure, structure.new_full((1,), len(pos)))
+        return among_all(around, len(pos) ** 2, reach, MOST)
+    lattice = Lattice.of(cell, torch.zeros_like(cell[:, 0], dtype=torch.bool) if periodic is None else periodic)
+    points = Images.of(pos, structure, lattice, reach)
+    per_structure = points.per_structure()
+    facts = {
+        "cell": torch.where(lattice.pbc[:, :, None], cell, 0.0).isfinite().all(),
+        "flat": (lattice.volume >= FLAT).logical_not().any(),
+        "lost": points.lost().any(),
+        "edges": points.expected_edges(cutoff),
+        "images": per_structure.sum(),
+        "pairs": (points.counts * per_structure).sum(),
+        "filled": (points.counts > 0).sum(),
+    }
+    facts = dict(zip(facts, torch.stack([fact.double() for fact in facts.values()]).tolist(), strict=True))
+    _check(points, cell, cutoff, facts)
+    images, pairs = int(facts["images"]), int(facts["pairs"])
+    vesin = by_vesin.module() if pos.device.type == "cpu" else None
+    if vesin is not None and pairs > FEW_EACH * facts["filled"]:
+        return by_vesin.structure_by_structure(vesin, points, reach, MOST)
+    if periodic is None:
+        around = Surroundings.open(pos, structure, points.counts)
+    else:
+        around = Surroundings.periodic(points, images)
+    return nearby(around, pairs, reach, MOST)
+
+
+def _check(points: Images, cell: Tensor, cutoff: float, facts: Mapping[str, float]) -> None:
+    """ValueError for cells and sizes that are impossible."""
+    pbc = points.lattice.pbc
+    if not facts["cell"]:
+        checks.check_finite("cell", torch.where(pbc[:, :, None], cell, 0.0).flatten(1), "structure")
+    if facts["flat"]:
+        structure = int((points.lattice.volume >= FLAT).logical_not().nonzero()[0])
         raise ValueError(
             f"cell of structure {structure} has no volume along its periodic axes "
-            f"{periodic[structure].tolist()}: {cell[structure].tolist()}"
+            f"{pbc[structure].tolist()}: {cell[structure].tolist()}"
         )
-    completed = unit * torch.where(periodic, length, 1)[:, :, None]
-    return completed, 1 / completed.inverse().norm(dim=1)
+    if facts["lost"]:
+        point = int(points.lost().nonzero()[0])
+        raise ValueError(
+            f"pos must be near its cell, got point {point} at {points.pos[point].tolist()}, more than 2⁴⁵ cells away"
+        )
+    for name, number in (("edges", facts["edges"]), ("images of points", facts["images"])):
+        if not number <= MOST or (name == "images of points" and number > MOST_IMAGES and facts["pairs"] > MOST_PAIRS):
+            raise _too_large(cutoff, name, f"about {number:.1e}", len(points.pos))
 
 
-def _check_size(points: _Points, cutoff: float) -> None:
-    """ValueError where the density lets expect more edges than `MOST`, or the search would need as many images."""
-    if not len(points.pos):
-        return
-    low, high = points.extent()
-    count = torch.bincount(points.structure, minlength=len(points.cell)).double()
-    # Along open axes no less than the cutoff: of a plane of points a sphere holds no more than a disc.
-    length = torch.where(points.pbc, torch.ones_like(low), (high - low).clamp(min=cutoff))
-    volume = points.cell.det().abs() * length.prod(-1)
-    expected = count * count * (4 / 3 * math.pi * cutoff**3 / volume)
-    expected = torch.where(points.pbc.any(1), expected, expected.minimum(count * count))
-    images = count * torch.where(points.pbc, high - low + 2 * cutoff / points.heights, 1.0).prod(-1)
-    for name, number in (("edges", float(expected.sum())), ("images of points", float(images.sum()))):
-        if not number <= MOST:
-            raise ValueError(
-                f"cutoff = {cutoff} is too large: about {number:.1e} {name} are to be expected from the density of "
-                f"the {len(points.pos)} points, more than {MOST:.1e}"
-            )
+def _too_large(cutoff: float, what: str, how_many: str, points: int) -> ValueError:
+    return ValueError(
+        f"cutoff = {cutoff} is too large: {how_many} {what} are to be expected from the density of the {points} points,"
+        f" more than {MOST:.1e}"
+    )
 
 
-def _by_vesin(points: _Points, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Senders, receivers and offsets by the library vesin, structure by structure."""
-    import vesin  # pyright: ignore[reportMissingImports]
-
-    search = vesin.NeighborList(cutoff=cutoff, full_list=True, n_threads=torch.get_num_threads())
-    order = points.structure.argsort(stable=True)
-    counts = torch.bincount(points.structure, minlength=len(points.cell)).tolist()
-    senders, receivers, offsets = ([torch.zeros(0, dtype=torch.long)] for _ in range(3))
-    for structure, mine in enumerate(order.split(counts)):
-        if not len(mine):
-            continue
-        box, periodic = points.cell[structure].numpy(), points.pbc[structure].numpy()
-        pairs, shifts = search.compute(points.pos[mine].numpy(), box, periodic, "PS", copy=False)
-        for ends, end in ((receivers, 0), (senders, 1)):
-            ends.append(mine[torch.from_numpy(pairs[:, end].astype("int64"))])
-        offsets.append(torch.from_numpy(shifts.astype("int64")).flatten())
-    return torch.cat(senders), torch.cat(receivers), torch.cat(offsets).view(-1, 3)
+def _coincident(found: Found) -> ValueError:
+    edge = int(found.distance.argmin())
+    offset = [0, 0, 0] if found.offsets is None else found.offsets[:, edge].tolist()
+    return ValueError(
+        f"pos must not have points on top of each other, got points {int(found.receivers[edge])} and "
+        f"{int(found.senders[edge])} at a distance of {float(found.distance[edge]):.1e} (cell offset {offset})"
+    )
 
 
-def _by_images(points: _Points, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Senders, receivers and offsets from all images of points that are within reach, sorted into cells."""
-    device = points.pos.device
-    low, high = points.extent()
-    reach = torch.where(points.pbc, cutoff / points.heights, 0.0)
-    # Axis by axis every image is put in for each of its shifts along that axis.
-    image = torch.arange(len(points.pos), device=device)
-    shifts = torch.zeros(len(image), 0, dtype=torch.long, device=device)
-    for axis in range(3):
-        place, structure = points.fractional[image, axis], points.structure[image]
-        least = ((low - reach)[structure, axis] - place).ceil().long()
-        most = ((high + reach)[structure, axis] - place).floor().long()
-        # An open axis has no other images, however its bounds are rounded.
-        least, most = (torch.where(points.pbc[structure, axis], bound, 0) for bound in (least, most))
-        times = most - least + 1
-        row = torch.repeat_interleave(torch.arange(len(image), device=device), times)
-        step = torch.arange(len(row), device=device) - (times.cumsum(0) - times)[row]
-        image, shifts = image[row], torch.cat((shifts[row], (least[row] + step)[:, None]), dim=1)
-    if not len(image):
-        return image, image, shifts
-    structure, offsets = points.structure[image], shifts - points.wrapped[image]
-    place = points.pos[image] + (offsets.double()[:, None] @ points.cell[structure]).squeeze(1)
-    own = (shifts == 0).all(1).nonzero().squeeze(1)
-    cells = Cells(place, place.amin(0), structure, cutoff)
-    step = max(1, PAIRS_AT_ONCE // cells.most_candidates(own))
-    found = [cells.nearest(part, math.inf, cutoff) for part in own.split(step)]
-    senders, receivers = (torch.cat(ends) for ends in zip(*found, strict=True))
-    return image[senders], image[receivers], offsets[senders] + points.wrapped[image[receivers]]
-
-
-def _sorted(*keys: Tensor) -> Int[Tensor, " members"]:
-    """The order by the last key, equal ones by the one before, and so on."""
-    order = torch.arange(len(keys[0]), device=keys[0].device)
-    for key in keys:
-        order = order[key[order].argsort(stable=True)]
-    return order
+def _nearest(found: Found, points: int, count: int) -> Int[Tensor, " some"]:
+    """The nearest so many edges of each receiver, in their order; of those equally far the first."""
+    by_distance = found.distance.argsort(stable=True)
+    order = by_distance.index_select(0, found.receivers.index_select(0, by_distance).argsort(stable=True))
+    receivers = found.receivers.index_select(0, order)  # as before: edges are sorted by receiver
+    rank = torch.arange(len(order), device=order.device) - torch.searchsorted(receivers, receivers)
+    return torch.zeros_like(order, dtype=torch.bool).index_copy(0, order, rank < count).nonzero().squeeze(1)

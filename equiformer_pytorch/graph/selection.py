@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -21,3 +21,11 @@ def smallest(
     equal = (key == last) & allowed
     room = int(count) - below.sum(-1, keepdim=True)
     return below | (equal & (equal.cumsum(-1) <= room))
+
+
+def places(chosen: Bool[Tensor, "*size"], count: int) -> Int[Tensor, "dimensions count"]:
+    """Where a tensor is true, one row of indices for each of its dimensions; `count` times in all, which is known
+    beforehand, so that no device is waited for."""
+    if chosen.device.type == "cpu" or hasattr(torch.compiler, "is_exporting"):  # torch ≥ 2.7: on every device
+        return torch.nonzero_static(chosen, size=count).T.contiguous()
+    return chosen.nonzero().T.contiguous()

@@ -13,7 +13,17 @@ from equiformer_pytorch.base.tracing import exporting, number_from_data
 
 def group_bounds(group: Int[Tensor, " members"], groups: int) -> Int[Tensor, " groups_and_one"]:
     """Where each group begins among members sorted by group, and where the last one ends."""
-    return torch.searchsorted(group, torch.arange(groups + 1, device=group.device))
+    return torch.searchsorted(group.contiguous(), torch.arange(groups + 1, device=group.device))
+
+
+def _bounds(sizes: Int[Tensor, " groups"]) -> tuple[int, int]:
+    """Least and most; of the least an exported program knows nothing."""
+    if sizes.shape[0] == 0:
+        return 0, 0
+    if exporting():
+        return 0, number_from_data(sizes.max())
+    least, most = torch.stack(sizes.aminmax()).tolist()
+    return least, most
 
 
 @dataclass(frozen=True)
@@ -34,11 +44,20 @@ class Table:
     """Where each member is in the flattened rectangle; None when they follow each other."""
 
     @classmethod
-    def from_groups(cls, group: Int[Tensor, " members"], groups: int) -> Table:
-        """Of members sorted by group. In an exported program sizes are known only when it runs: never a view."""
+    def from_groups(cls, group: Int[Tensor, " members"], groups: int, known: tuple[int, int] | None = None) -> Table:
+        """Of members sorted by group.
+
+        Args:
+            known: bounds of the sizes of the groups, where the caller knows them; else they are looked for. In an
+                exported program they are known only when it runs, and it is never a view.
+        """
+        if known is not None and group.numel() == groups * known[1]:
+            return cls(groups, known[1])
         bounds = group_bounds(group, groups)
         first, sizes = bounds[:-1], bounds.diff()
-        columns = number_from_data(sizes.max()) if groups else 0
+        if known is None:
+            known = _bounds(sizes)
+        least, columns = known
         if not exporting() and columns * groups == group.numel():
             return cls(groups, columns)
         column = torch.arange(columns, device=group.device)
@@ -50,7 +69,7 @@ class Table:
             columns,
             torch.where(mask, first[:, None] + column, padding),
             mask,
-            empty if exporting() or bool(empty.any()) else None,
+            empty if least == 0 else None,
             torch.arange(group.numel(), device=group.device) + (group * columns - first[group]),
         )
 
@@ -68,3 +87,8 @@ class Table:
         """The inverse of :meth:`spread`."""
         x = spread.flatten(0, 1)
         return x if self.member is None else x.index_select(0, self.member)
+
+    def sum(self, members: Float[Tensor, "members width"]) -> Float[Tensor, "rows width"]:
+        """Sum over the members of each group."""
+        spread = self.spread(members)
+        return (spread if self.mask is None else spread * self.mask[:, :, None]).sum(1)

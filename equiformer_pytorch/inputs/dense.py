@@ -30,7 +30,7 @@ def dense_edges(
         steps = steps_between(adj_mat, layout, rules.num_adj_degrees)
     elif adj_mat is not None:
         raise ValueError("adj_mat would be ignored: set attend_sparse_neighbors, or num_adj_degrees_embed and adj_dim")
-    senders, receivers = find_neighbours(
+    senders, receivers, known = find_neighbours(
         coordinates.detach(),
         layout.table,
         num_neighbors=rules.num_neighbors,
@@ -39,14 +39,14 @@ def dense_edges(
         max_sparse_neighbors=rules.max_sparse_neighbors,
     )
     edges = embed.check("edges", edges, (*layout.size, layout.size[1]), "batch, points, points")
-    structure = layout.structure[receivers]
+    structure = None if edges is None and steps is None else layout.structure[receivers]
     if edges is not None:
         edges = edges[structure, layout.name[receivers], layout.name[senders]]
     if steps is not None:
         first = layout.first[structure]
         steps = steps[structure, receivers - first, senders - first]
     vectors = coordinates.index_select(0, senders) - coordinates.index_select(0, receivers)
-    return Edges(senders, receivers, vectors, embed("edges", edges, steps, dtype))
+    return Edges(senders, receivers, vectors, embed("edges", edges, steps, dtype), known)
 
 
 def steps_between(adj_mat: Tensor, layout: Layout, largest: int) -> Int[Tensor, "structures columns columns"]:

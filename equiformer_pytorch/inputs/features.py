@@ -27,16 +27,24 @@ class PointFeatures(nn.Module):
         self.tokens = _embedding(num_tokens, fiber[0])
         self.positions = _embedding(num_positions, fiber[0])
 
+    def check_flat(self, features: dict[int, Tensor]) -> None:
+        """Errors for values of flat points that do not fit; types and shapes are checked by :meth:`forward`."""
+        if self.tokens is not None and checks.is_integer(features[0]):
+            checks.check_tokens("inputs", features[0], self.tokens.num_embeddings)
+
     def forward(
         self, features: dict[int, Tensor], layout: Layout, dtype: torch.dtype
     ) -> Float[Tensor, "points width_in"]:
+        """Flat features; values of dense tokens are checked here, where it is known which are real."""
         invariants = features[0]
         if self.tokens is not None:
             count = self.tokens.num_embeddings
             if not checks.is_integer(invariants):
                 raise TypeError(f"inputs must be integer tokens (num_tokens = {count}), got {invariants.dtype}")
             layout.check_shape("inputs", invariants, (), "")
-            tokens = checks.check_tokens("inputs", layout.compact(invariants.long()), count)
+            tokens = layout.compact(invariants.long())
+            if len(layout.size) > 1:
+                tokens = checks.check_tokens("inputs", tokens, count).clamp(0, count - 1)
             invariants = self._soften(self.tokens(tokens))
         else:
             checks.check_floating("inputs", invariants, "without num_tokens")
@@ -63,7 +71,7 @@ class PointFeatures(nn.Module):
     def _soften(self, embedding: Tensor) -> Tensor:
         """Let `embedding_grad_frac` of the gradient through."""
         frac = self.embedding_grad_frac
-        return embedding if frac == 1 else embedding * frac + embedding.detach() * (1 - frac)
+        return embedding if frac == 1 else embedding.detach().lerp(embedding, frac)
 
 
 class EdgeFeatures(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.inputs.layout import Layout
 from equiformer_pytorch.layers.fiber import Fiber
 
@@ -34,7 +34,7 @@ class AttentionWeights(NamedTuple):
 def read_out(
     x: Float[Tensor, "points width"],
     fiber: Fiber,
-    graph: Graph,
+    graph: EdgeGraph,
     layout: Layout,
     *,
     pooled: bool,
@@ -43,7 +43,7 @@ def read_out(
 ) -> Return | dict[int, Tensor]:
     """Outputs per degree in the caller's layout, or the mean over each structure; orders last."""
     if pooled:
-        x = graph.sum_structures(x) / layout.counts.clamp(min=1)[:, None]
+        x = layout.table.sum(x) / layout.counts.clamp(min=1)[:, None]
     parts = [part.mT if pooled else layout.expand(part.mT) for part in fiber.split(x)]
     if all_degrees:
         return dict(enumerate(parts))
@@ -53,12 +53,13 @@ def read_out(
 
 
 def attention_weights(
-    weights: list[list[Float[Tensor, "points heads slots"]]], graph: Graph, layout: Layout, attend_self: bool
+    weights: list[list[Float[Tensor, "points heads slots"]]], graph: EdgeGraph, layout: Layout, attend_self: bool
 ) -> list[list[AttentionWeights]]:
     """The weights of each layer and degree with the point that each slot refers to, in the caller's layout."""
-    slots = graph.neighbours.spread(layout.name[graph.senders])
-    if graph.neighbours.mask is not None:
-        slots = slots.masked_fill(~graph.neighbours.mask, -1)
+    table, _ = graph.laid_out()
+    slots = table.spread(layout.name[graph.senders])
+    if table.mask is not None:
+        slots = slots.masked_fill(~table.mask, -1)
     if attend_self:
         slots = torch.cat((layout.name[:, None], slots), dim=1)
     indices = layout.expand(slots, fill=-1)

@@ -7,8 +7,10 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.attention.base import Attention
+from equiformer_pytorch.layers.feedforward import FeedForward
+from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
 from equiformer_pytorch.layers.reversible import reversible_blocks
 
 Weights = list[list[Float[Tensor, "points heads slots"]]]
@@ -20,20 +22,29 @@ class SequentialBlocks(nn.Module):
     A block may read out fewer degrees than it takes in; those of its input that it leaves out are dropped.
     """
 
-    def __init__(self, blocks: list[tuple[nn.Module, nn.Module]]) -> None:
+    def __init__(self, blocks: list[tuple[Attention, FeedForward]]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
 
+    def parts(self) -> list[Part]:
+        """What the matrices of all layers are made with."""
+        return [part for block in self.blocks for layer in cast("list[TakesMatrices]", block) for part in layer.parts()]
+
     def forward(
-        self, x: Float[Tensor, "points width"], graph: Graph, weights: Weights | None = None
+        self,
+        x: Float[Tensor, "points width"],
+        graph: EdgeGraph,
+        matrices: Matrices,
+        weights: Weights | None = None,
     ) -> Float[Tensor, "points width_out"]:
         """`weights`, where given, is filled with the attention weights of each layer and degree."""
-        for attention, feed_forward in cast("list[nn.ModuleList]", self.blocks):
-            y, layer_weights = attention(x, graph)
+        of_layers = iter(matrices)
+        for attention, feed_forward in cast("list[tuple[Attention, FeedForward]]", self.blocks):
+            y, of_layer = attention(x, graph, [next(of_layers) for _ in attention.parts()], weights is not None)
             if weights is not None:
-                weights.append(layer_weights)
-            x = x[:, : y.shape[-1]] + y
-            x = x + feed_forward(x)
+                weights.append(of_layer)
+            x = (x if y.shape[-1] == x.shape[-1] else x[:, : y.shape[-1]]) + y
+            x = x + feed_forward(x, [next(of_layers) for _ in feed_forward.parts()])
         return x
 
 
@@ -45,12 +56,19 @@ class ReversibleBlocks(nn.Module):
     does not grow with depth. A last block that drops degrees cannot be inverted and keeps its activations.
     """
 
-    def __init__(self, blocks: list[tuple[nn.Module, nn.Module]]) -> None:
+    def __init__(self, blocks: list[tuple[Attention, FeedForward]]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
+        for block in blocks:
+            for layer in block:
+                layer.rearrange()
+
+    def parts(self) -> list[Part]:
+        """None: layers that are computed again make their matrices again."""
+        return []
 
     def forward(
-        self, x: Float[Tensor, "points width"], graph: Graph, weights: Weights | None = None
+        self, x: Float[Tensor, "points width"], graph: EdgeGraph, matrices: Matrices, weights: Weights | None = None
     ) -> Float[Tensor, "points width_out"]:
         """As :meth:`SequentialBlocks.forward`."""
         blocks = cast("list[nn.ModuleList]", list(self.blocks))
@@ -58,9 +76,9 @@ class ReversibleBlocks(nn.Module):
         invertible = [b for b, a in zip(blocks, attentions, strict=True) if len(a.fiber_out) == len(a.fiber)]
         x1, x2 = reversible_blocks(invertible, x, graph, weights)
         for attention, feed_forward in blocks[len(invertible) :]:
-            y, layer_weights = attention(x2, graph)
+            y, of_layer = attention(x2, graph, with_weights=weights is not None)
             if weights is not None:
-                weights.append(layer_weights)
+                weights.append(of_layer)
             width = y.shape[-1]
             x1 = x1[:, :width] + y
             x2 = x2[:, :width] + feed_forward(x1)

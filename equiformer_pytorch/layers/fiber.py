@@ -48,4 +48,6 @@ class Fiber(tuple[int, ...]):
 
 def join(parts: Sequence[Float[Tensor, "points order channels"]]) -> Float[Tensor, "points width"]:
     """The inverse of :meth:`Fiber.split`."""
+    if len({part.shape[-1] for part in parts}) == 1:
+        return torch.cat(list(parts), dim=1).flatten(1)
     return torch.cat([part.flatten(1) for part in parts], dim=-1)

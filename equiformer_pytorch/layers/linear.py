@@ -1,6 +1,11 @@
 """Equivariant linear maps: one matrix per degree."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,3 +35,10 @@ class Linear(nn.Module):
         if self.bias is not None:
             parts[0] = parts[0] + self.bias
         return join(parts)
+
+
+def block_diagonal(weights: Sequence[Tensor], rows: int) -> Float[Tensor, "rows columns"]:
+    """The matrices of the degrees, each once per order, on the diagonal of one; zeros in the rows that are left."""
+    blocks = [weight for degree, weight in enumerate(weights) for _ in range(2 * degree + 1)]
+    matrix = torch.block_diag(*blocks)
+    return F.pad(matrix, (0, 0, 0, rows - matrix.shape[0]))

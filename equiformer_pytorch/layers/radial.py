@@ -3,21 +3,43 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from equiformer_pytorch.base.constants import ExactConstants
 
-def envelope(distance: Float[Tensor, " edges"], radius: float) -> Float[Tensor, " edges"]:
-    r""":math:`u(x) = (1-x)^3 (1 + 3x + 6x^2 + 10x^3 + 15x^4 + 21x^5)` with x = distance/radius, 0 beyond.
 
-    It is one at zero and reaches zero with two continuous derivatives (Gasteiger et al. 2020, eq. 8, p = 6),
-    factored so that it stays positive and accurate near the radius.
+class Envelope(ExactConstants):
+    r"""The polynomial :math:`1 - \tfrac{(p+1)(p+2)}{2} x^p + p(p+2) x^{p+1} - \tfrac{p(p+1)}{2} x^{p+2}` of
+    x = distance/cutoff, 0 beyond (Gasteiger et al. 2020, equation 8).
+
+    It is one at zero and reaches zero with two continuous derivatives. Computed as
+    :math:`(1-x)^3 \sum_{k<p} \tfrac{(k+1)(k+2)}{2} x^k`, so that it stays positive and accurate near the cutoff.
     """
-    x = (distance / radius).clamp(max=1)
-    return (1 - x) ** 3 * (1 + x * (3 + x * (6 + x * (10 + x * (15 + x * 21)))))
+
+    def __init__(self, exponent: int) -> None:
+        super().__init__()
+        self.constant("coefficients", triangular_numbers, exponent)
+
+    def forward(self, distance: Float[Tensor, " edges"], cutoff: float) -> Float[Tensor, " edges"]:
+        x = (distance / cutoff).clamp(max=1)
+        *coefficients, polynomial = self.cast("coefficients", x.dtype).unbind()
+        for coefficient in reversed(coefficients):
+            polynomial = torch.addcmul(coefficient, x, polynomial)
+        return (1 - x) ** 3 * polynomial
 
 
-class RadialNetwork(nn.Module):
+def triangular_numbers(count: int) -> Float64[Tensor, " count"]:
+    """1, 3, 6, 10, …"""
+    return torch.tensor([(k + 1) * (k + 2) / 2 for k in range(count)], dtype=torch.float64)
+
+
+def evenly_spaced(first: float, last: float, count: int) -> Float64[Tensor, " count"]:
+    """Numbers from the first to the last."""
+    return torch.linspace(first, last, count, dtype=torch.float64)
+
+
+class RadialNetwork(ExactConstants):
     r"""Edge embedding from distance and edge features, shared by all layers.
 
     The distance enters as Gaussians of log(1 + d), evenly spaced between 0 and log(1 + 64): fine at bond lengths,
@@ -30,6 +52,9 @@ class RadialNetwork(nn.Module):
 
     def __init__(self, edge_dim: int, hidden: int) -> None:
         super().__init__()
+        span = math.log1p(self.largest)
+        self.per_width = self.basis / span * 0.5**0.5
+        self.constant("centres", evenly_spaced, 0.0, -span * self.per_width, self.basis)
         self.first = nn.Linear(self.basis + 1 + edge_dim, hidden)
         self.rest = nn.Sequential(
             nn.SiLU(),
@@ -42,11 +67,10 @@ class RadialNetwork(nn.Module):
     def forward(
         self, distance: Float[Tensor, " edges"], features: Float[Tensor, "edges edge_dim"] | None
     ) -> Float[Tensor, "edges hidden"]:
-        span = math.log1p(self.largest)
         log_distance = distance.log1p()[:, None]
-        centres = torch.linspace(0, span, self.basis, device=distance.device, dtype=distance.dtype)
-        # Clamped, since denormal numbers would slow every product down.
-        gaussians = torch.exp((-((log_distance - centres) * (self.basis / span)).square() / 2).clamp(min=-40))
+        # Half the square of (log d − centre) / width; clamped, since denormal numbers would slow every product down.
+        scaled: Tensor = torch.add(self.cast("centres", distance.dtype), log_distance, alpha=self.per_width)
+        gaussians = scaled.square().neg().clamp(min=-40).exp()
         dtype = self.first.weight.dtype
         inputs = [gaussians.to(dtype), log_distance.to(dtype)]
         if features is not None:

@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import EdgeGraph
 
 Parameters = list[tuple[dict[str, Tensor], dict[str, Tensor]]]
 """By name, of the attention and the feed-forward of each block."""
 
 
 def reversible_blocks(
-    blocks: Sequence[nn.ModuleList], x: Float[Tensor, "points width"], graph: Graph, weights: list | None
+    blocks: Sequence[nn.ModuleList], x: Float[Tensor, "points width"], graph: EdgeGraph, weights: list | None
 ) -> tuple[Float[Tensor, "points width"], Float[Tensor, "points width"]]:
     """The two streams after the (attention, feed-forward) blocks, with first-order gradients for the input, the
     graph's tensors and every parameter. Differentiating those gradients again is an error.
@@ -34,16 +34,16 @@ def reversible_blocks(
 
 
 def _recurrence(
-    blocks: Sequence[nn.ModuleList], x: Tensor, graph: Graph, weights: list | None
+    blocks: Sequence[nn.ModuleList], x: Tensor, graph: EdgeGraph, weights: list | None
 ) -> tuple[Tensor, Tensor]:
     """Both streams after all blocks."""
     x1 = x2 = x
     for attention, feed_forward in blocks:
-        y, layer_weights = attention(x2, graph)
+        y, of_layer = attention(x2, graph, with_weights=weights is not None)
         x1 = x1 + y
         x2 = x2 + feed_forward(x1)
         if weights is not None:
-            weights.append(layer_weights)
+            weights.append(of_layer)
     return x1, x2
 
 
@@ -51,7 +51,7 @@ class _Reversible(torch.autograd.Function):
     """Takes every tensor that the blocks read as an argument, and returns a gradient for each."""
 
     @staticmethod
-    def forward(blocks: Sequence[nn.ModuleList], graph: Graph, weights: list | None, x: Tensor, *tensors: Tensor):
+    def forward(blocks: Sequence[nn.ModuleList], graph: EdgeGraph, weights: list | None, x: Tensor, *tensors: Tensor):
         # The parameters among the tensors are those that the blocks hold at this moment.
         return _recurrence(blocks, x, graph.with_tensors(tensors[: len(graph.tensors())]), weights)
 
@@ -91,7 +91,7 @@ class _Reversible(torch.autograd.Function):
                 y2 = y2 - g.detach()
                 with torch.enable_grad():
                     inner = y2.requires_grad_()
-                    f, _ = functional_call(attention, for_attention, (inner, graph))
+                    f, _ = functional_call(attention, for_attention, (inner, graph), {"with_weights": False})
                 dy2 = dy2 + _pull_back(f, dy1, inner, [*edge_leaves, *for_attention.values()], sums)
                 y2 = y2.detach()
                 y1 = y1 - f.detach()
@@ -104,7 +104,9 @@ class _Reversible(torch.autograd.Function):
         return (None, None, None, dx, *gradients)
 
 
-def _unpack(blocks: Sequence[nn.ModuleList], graph: Graph, tensors: Sequence[Tensor]) -> tuple[Graph, Parameters]:
+def _unpack(
+    blocks: Sequence[nn.ModuleList], graph: EdgeGraph, tensors: Sequence[Tensor]
+) -> tuple[EdgeGraph, Parameters]:
     """The graph with the first tensors, and the rest as the parameters, by name, of each block's two layers."""
     edge_tensors = len(graph.tensors())
     graph, rest = graph.with_tensors(tuple(tensors[:edge_tensors])), iter(tensors[edge_tensors:])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from equiformer_pytorch.base import checks
-from equiformer_pytorch.graph.edges import Edges, Graph
+from equiformer_pytorch.base.arguments import takes
+from equiformer_pytorch.graph.edges import EdgeGraph, Edges, Slots
+from equiformer_pytorch.graph.frames import EdgeFrames
 from equiformer_pytorch.graph.nearest import NeighbourRules
 from equiformer_pytorch.graph.table import Table
 from equiformer_pytorch.inputs.dense import dense_edges
@@ -20,15 +21,18 @@ from equiformer_pytorch.inputs.flat import FlatArguments, is_data, open_data
 from equiformer_pytorch.inputs.layout import Layout
 from equiformer_pytorch.inputs.readout import AttentionWeights, Return, attention_weights, read_out
 from equiformer_pytorch.layers.attention import L2DistAttention, MLPAttention
-from equiformer_pytorch.layers.attention.base import AttentionConfig
+from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.blocks import ReversibleBlocks, SequentialBlocks
-from equiformer_pytorch.layers.edge_frame import EdgeFrame
 from equiformer_pytorch.layers.embedding import NeighbourEmbedding
 from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.fiber import Fiber
+from equiformer_pytorch.layers.joint import JointProduct
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
-from equiformer_pytorch.layers.radial import RadialNetwork, envelope
+from equiformer_pytorch.layers.radial import Envelope, RadialNetwork
+from equiformer_pytorch.layers.rearranged import Part, Rearranged
+from equiformer_pytorch.legacy.modules import adopt, arguments_of_equiformer, is_old
+from equiformer_pytorch.models.arguments import EquiformerArguments
 
 __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", "Return"]
 
@@ -81,148 +85,93 @@ class Equiformer(nn.Module):
     at least float32. float inputs are cast to the dtype of the parameters.
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int | Sequence[int],
-        dim_in: int | Sequence[int] | None = None,
-        num_degrees: int = 2,
-        input_degrees: int = 1,
-        heads: int | Sequence[int] = 8,
-        dim_head: int | Sequence[int] = 24,
-        depth: int = 2,
-        valid_radius: float = 1e5,
-        num_neighbors: float = math.inf,
-        reduce_dim_out: bool = False,
-        radial_hidden_dim: int = 64,
-        num_tokens: int | None = None,
-        num_positions: int | None = None,
-        num_edge_tokens: int | None = None,
-        edge_dim: int | None = None,
-        attend_self: bool = True,
-        linear_out: bool = True,
-        embedding_grad_frac: float = 0.5,
-        single_headed_kv: bool = False,
-        ff_include_htype_norms: bool = False,
-        l2_dist_attention: bool = True,
-        reversible: bool = False,
-        attend_sparse_neighbors: bool = False,
-        gate_attn_head_outputs: bool = True,
-        num_adj_degrees_embed: int | None = None,
-        adj_dim: int = 0,
-        max_sparse_neighbors: float = math.inf,
-        num_linear_attn_heads: int = 0,
-        linear_attn_dim_head: int = 8,
-        init_out_zero: bool = True,
-        attn_leakyrelu_slope: float = 0.1,
-        attn_hidden_dim_mult: int = 4,
-        reflection_equivariant: bool = False,
-        output_degrees: int = 2,
-        dot_product_attention: bool | None = None,
-        splits: int | None = None,
-    ) -> None:
+    @takes(EquiformerArguments)
+    def __init__(self, given: EquiformerArguments) -> None:
         super().__init__()
-        if dot_product_attention is not None:
-            warnings.warn("dot_product_attention is now called l2_dist_attention", DeprecationWarning, stacklevel=2)
-            l2_dist_attention = dot_product_attention
-        if splits is not None:
-            warnings.warn("splits has no effect any more", DeprecationWarning, stacklevel=2)
-        for name, least in (
-            ("num_degrees", 1),
-            ("input_degrees", 1),
-            ("depth", 0),
-            ("radial_hidden_dim", 1),
-            ("num_tokens", 1),
-            ("num_positions", 1),
-            ("num_edge_tokens", 1),
-            ("edge_dim", 0),
-            ("adj_dim", 0),
-            ("num_adj_degrees_embed", 1),
-            ("num_linear_attn_heads", 0),
-            ("linear_attn_dim_head", 1),
-            ("attn_hidden_dim_mult", 1),
-            ("output_degrees", 1),
-        ):
-            checks.check_number(name, locals()[name], least)
-        checks.check_number("num_neighbors", num_neighbors, 0, unbounded=True)
-        checks.check_number("max_sparse_neighbors", max_sparse_neighbors, 0, unbounded=True)
-        checks.check_number("valid_radius", valid_radius, 0, whole=False, exclusive=True)
-        checks.check_number("embedding_grad_frac", embedding_grad_frac, 0, whole=False)
-        if embedding_grad_frac > 1:
-            raise ValueError(f"embedding_grad_frac must be at most 1, got {embedding_grad_frac}")
-        if num_edge_tokens is not None and not edge_dim:
-            raise ValueError(f"num_edge_tokens = {num_edge_tokens} needs edge_dim, the width of the edge embedding")
-        if adj_dim > 0 and num_adj_degrees_embed is None:
-            raise ValueError(f"adj_dim = {adj_dim} needs num_adj_degrees_embed, how many steps to embed")
-        if not attend_sparse_neighbors and num_neighbors < 1:
-            raise ValueError("num_neighbors must be at least 1 without attend_sparse_neighbors, got 0")
-
-        dim = Fiber(checks.per_degree("dim", dim, num_degrees))
-        if dim_in is None:
-            if input_degrees > num_degrees:
-                raise ValueError(f"dim_in must be given for input_degrees = {input_degrees} > num_degrees")
-            dim_in = dim[:input_degrees]
-        dim_in = Fiber(checks.per_degree("dim_in", dim_in, input_degrees))
-        heads = checks.per_degree("heads", heads, num_degrees)
-        dim_head = checks.per_degree("dim_head", dim_head, num_degrees)
-        dim_out = dim.keep(output_degrees)
-
-        self.dim, self.dim_in, self.num_degrees, self.input_degrees = dim, dim_in, num_degrees, input_degrees
+        given.warn_deprecated()
+        dim, dim_in = given.fiber, given.fiber_in
+        dim_out = dim.keep(given.output_degrees)
+        self.dim, self.dim_in, self.num_degrees, self.input_degrees = dim, dim_in, len(dim), len(dim_in)
         self.output_degrees = len(dim_out)
-        self.valid_radius, self.num_neighbors = valid_radius, num_neighbors
-        self.attend_self, self.attend_sparse_neighbors = attend_self, attend_sparse_neighbors
-        self.num_adj_degrees_embed, self.max_sparse_neighbors = num_adj_degrees_embed, max_sparse_neighbors
+        self.valid_radius, self.num_neighbors = given.valid_radius, given.num_neighbors
+        self.attend_self, self.attend_sparse_neighbors = given.attend_self, given.attend_sparse_neighbors
+        self.num_adj_degrees_embed = given.num_adj_degrees_embed
+        self.max_sparse_neighbors = given.max_sparse_neighbors
 
-        self.point_features = PointFeatures(dim_in, num_tokens, num_positions, embedding_grad_frac)
-        self.edge_features = EdgeFeatures(num_edge_tokens, edge_dim or 0, num_adj_degrees_embed, adj_dim)
-        self.edge_frame = EdgeFrame(max(num_degrees, input_degrees))
-        self.radial = RadialNetwork(self.edge_features.width, radial_hidden_dim)
-        edge_map = {
-            "radial_dim": radial_hidden_dim,
-            "reflection_equivariant": reflection_equivariant,
-        }
-        self.embed = NeighbourEmbedding(dim_in, dim if depth else dim_out, **edge_map)
-
-        config = AttentionConfig(
-            heads=heads,
-            dim_head=dim_head,
-            attend_self=attend_self,
-            single_headed_kv=single_headed_kv,
-            gate_attn_head_outputs=gate_attn_head_outputs,
-            num_linear_attn_heads=num_linear_attn_heads,
-            linear_attn_dim_head=linear_attn_dim_head,
-            init_out_zero=init_out_zero,
-            **edge_map,
+        self.point_features = PointFeatures(dim_in, given.num_tokens, given.num_positions, given.embedding_grad_frac)
+        self.edge_features = EdgeFeatures(
+            given.num_edge_tokens, given.edge_dim or 0, given.num_adj_degrees_embed, given.adj_dim
+        )
+        self.edge_frame = EdgeFrames(max(len(dim), len(dim_in)) - 1)
+        self.envelope = Envelope(6)
+        self.radial = RadialNetwork(self.edge_features.width, given.radial_hidden_dim)
+        self.embed = NeighbourEmbedding(
+            dim_in,
+            dim if given.depth else dim_out,
+            radial_dim=given.radial_hidden_dim,
+            reflection_equivariant=given.reflection_equivariant,
         )
         blocks = []
-        for layer in range(depth):
-            fiber_out = dim if layer < depth - 1 else dim_out
-            if l2_dist_attention:
-                attention = L2DistAttention(dim, fiber_out, config)
-            else:
-                attention = MLPAttention(
-                    dim,
-                    fiber_out,
-                    config,
-                    attn_leakyrelu_slope=attn_leakyrelu_slope,
-                    attn_hidden_dim_mult=attn_hidden_dim_mult,
-                )
+        for layer in range(given.depth):
+            fiber_out = dim if layer < given.depth - 1 else dim_out
+            attention = self._attention(given, fiber_out)
             feed_forward = FeedForward(
-                fiber_out, include_htype_norms=ff_include_htype_norms, init_out_zero=init_out_zero
+                fiber_out, include_htype_norms=given.ff_include_htype_norms, init_out_zero=given.init_out_zero
             )
             blocks.append((attention, feed_forward))
-        self.layers = ReversibleBlocks(blocks) if reversible else SequentialBlocks(blocks)
+        self.sees_structures = given.num_linear_attn_heads > 0 and given.depth > 0
+        self.layers = ReversibleBlocks(blocks) if given.reversible else SequentialBlocks(blocks)
 
         self.norm = Norm(dim_out)
-        self.fiber_out = Fiber((1,) * len(dim_out)) if reduce_dim_out else dim_out
-        self.reduce_dim_out = reduce_dim_out
+        self.fiber_out = Fiber((1,) * len(dim_out)) if given.reduce_dim_out else dim_out
+        self.reduce_dim_out = given.reduce_dim_out
         self.to_out = None
-        if reduce_dim_out:
+        if given.reduce_dim_out:
             self.to_out = (
                 Linear(dim_out, self.fiber_out, bias=True)
-                if linear_out
+                if given.linear_out
                 else FeedForward(dim_out, self.fiber_out, init_out_zero=False)
             )
+        self.last = JointProduct([self.to_out]) if isinstance(self.to_out, Linear) else None
+        self.rearranged = Rearranged(self._parts())
+
+    @staticmethod
+    def _attention(given: EquiformerArguments, fiber_out: Fiber) -> Attention:
+        """The attention of one block."""
+        degrees = given.num_degrees
+        config = AttentionConfig(
+            heads=checks.per_degree("heads", given.heads, degrees),
+            dim_head=checks.per_degree("dim_head", given.dim_head, degrees),
+            radial_dim=given.radial_hidden_dim,
+            attend_self=given.attend_self,
+            single_headed_kv=given.single_headed_kv,
+            gate_attn_head_outputs=given.gate_attn_head_outputs,
+            num_linear_attn_heads=given.num_linear_attn_heads,
+            linear_attn_dim_head=given.linear_attn_dim_head,
+            init_out_zero=given.init_out_zero,
+            reflection_equivariant=given.reflection_equivariant,
+        )
+        if given.l2_distance:
+            return L2DistAttention(given.fiber, fiber_out, config)
+        return MLPAttention(
+            given.fiber,
+            fiber_out,
+            config,
+            attn_leakyrelu_slope=given.attn_leakyrelu_slope,
+            attn_hidden_dim_mult=given.attn_hidden_dim_mult,
+        )
+
+    def _parts(self) -> list[Part]:
+        """Of the embedding, the layers, the last norm and a linear map that follows it."""
+        last = [] if self.last is None else [(self.last.build, self.last.parameters_in_order())]
+        of_norm = (self.norm.spread_gain, [self.norm.gain])
+        return [*self.embed.parts(), *self.layers.parts(), of_norm, *last]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if is_old(state, "rearranged"):
+            adopt(self, state, arguments_of_equiformer(state))
+        else:
+            super().__setstate__(state)
 
     @property
     def device(self) -> torch.device:
@@ -283,28 +232,29 @@ class Equiformer(nn.Module):
             inputs, coors, flat = open_data(inputs, tokens, with_edges)
         features = checks.check_degrees(inputs, self.input_degrees)
         coors = checks.check_coordinates(coors)
+        rules, embed = self._rules(), self.edge_features
         if coors.ndim == 3:
             checks.check_absent(flat._asdict(), f"goes with flat coors (points, 3), got coors {tuple(coors.shape)}")
             layout = Layout.of_mask(mask, coors.shape[0], coors.shape[1], coors.device)
+            coordinates = layout.compact(coors)
+            with checks.together():
+                checks.check_finite("coors", coordinates, "point that mask keeps")
+                x = self.point_features(features, layout, self.dtype)
+            found = dense_edges(coordinates, layout, adj_mat, edges, rules, embed, self.dtype)
         else:
-            layout = flat.layout(coors)
             dense = {"mask": mask, "adj_mat": adj_mat, "edges": edges}
             checks.check_absent(dense, f"goes with dense coors (batch, points, 3), got coors {tuple(coors.shape)}")
-        coordinates = layout.compact(coors)
-        checks.check_finite("coors", coordinates, "point that mask keeps" if coors.ndim == 3 else "point")
-        x = self.point_features(features, layout, self.dtype)
-        rules, embed = self._rules(), self.edge_features
-        if coors.ndim == 3:
-            graph = self._graph(dense_edges(coordinates, layout, adj_mat, edges, rules, embed, self.dtype), layout)
-        else:
-            graph = self._graph(flat.edges(coordinates, layout, rules, embed, self.dtype), layout)
+            with checks.together() as gathered:
+                known = flat.check(coors, rules, embed, gathered)
+                self.point_features.check_flat(features)
+            layout = flat.layout(coors, known)
+            coordinates = layout.compact(coors)
+            x = self.point_features(features, layout, self.dtype)
+            found = flat.edges(coordinates, layout, known, rules, embed, self.dtype)
+        graph = self.edge_graph(found, layout)
 
-        x = self.embed(x, graph)
         weights: list[list[Tensor]] | None = [] if return_attn else None
-        x = self.norm(self.layers(x, graph, weights))
-        if self.to_out is not None:
-            x = self.to_out(x)
-
+        x = self.through_layers(x, graph, weights)
         out = read_out(
             x,
             self.fiber_out,
@@ -316,6 +266,20 @@ class Equiformer(nn.Module):
         )
         return out if weights is None else (out, attention_weights(weights, graph, layout, self.attend_self))
 
+    def through_layers(
+        self, x: Float[Tensor, "points width_in"], graph: EdgeGraph, weights: list[list[Tensor]] | None = None
+    ) -> Float[Tensor, "points width_out"]:
+        """Features of the points, of :attr:`fiber_out`, from embedded inputs and what :meth:`edge_graph` gives;
+        `weights`, where given, is filled with the attention weights of each layer and degree."""
+        matrices = iter(self.rearranged(self._parts()))
+        x = self.embed(x, graph, [next(matrices) for _ in self.embed.parts()])
+        x = self.layers(x, graph, [next(matrices) for _ in self.layers.parts()], weights)
+        (gain,), *for_last = matrices
+        x = self.norm(x, gain)
+        if self.last is not None:
+            return self.last(x, for_last[0])[0]
+        return x if self.to_out is None else self.to_out(x)
+
     def _rules(self) -> NeighbourRules:
         """Which neighbours to attend to."""
         return NeighbourRules(
@@ -326,17 +290,21 @@ class Equiformer(nn.Module):
             self.num_adj_degrees_embed or 1,
         )
 
-    def _graph(self, edges: Edges, layout: Layout) -> Graph:
+    def edge_graph(self, edges: Edges, layout: Layout) -> EdgeGraph:
         """What the layers need to know of each edge."""
         with torch.autocast(edges.vectors.device.type, enabled=False):
             distance, rotation = self.edge_frame(edges.vectors)
-            within = envelope(distance, self.valid_radius)
-        return Graph(
+            within = self.envelope(distance, self.valid_radius).to(self.dtype)
+        count = layout.structure.shape[0]
+        table = Table.from_groups(edges.receivers, count, edges.known)
+        return EdgeGraph(
             senders=edges.senders,
             receivers=edges.receivers,
-            neighbours=Table.from_groups(edges.receivers, layout.structure.shape[0]),
-            structures=layout.table,
-            envelope=within.to(self.dtype),
-            edge_embedding=self.radial(distance, edges.features),
+            receiver_points=edges.receivers,
+            count=count,
             rotation=rotation.with_blocks(block.to(self.dtype) for block in rotation.blocks),
+            scalars=self.radial(distance, edges.features),
+            table=table,
+            slots=Slots.of(table, within, self.attend_self),
+            structures=layout.table if self.sees_structures else None,
         )

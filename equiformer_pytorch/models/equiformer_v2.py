@@ -9,20 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equiformer_pytorch.base.arguments import as_config, takes
+from equiformer_pytorch.base.arguments import as_config, check_fields, choice, count, flag, positive, rate, takes
+from equiformer_pytorch.graph.frames import EdgeFrames
 from equiformer_pytorch.published.activation import GATE
-from equiformer_pytorch.published.arguments import (
-    check_fields,
-    check_grid,
-    check_orders,
-    checkpointed_blocks,
-    choice,
-    count,
-    flag,
-    positive,
-    rate,
-    single,
-)
+from equiformer_pytorch.published.arguments import check_grid, check_orders, checkpointed_blocks, single
 from equiformer_pytorch.published.attention import VECTORS, AttentionOptions, GraphAttention
 from equiformer_pytorch.published.block import Block
 from equiformer_pytorch.published.checkpoint import FromCheckpoint
@@ -33,7 +23,6 @@ from equiformer_pytorch.published.infer import infer_v2
 from equiformer_pytorch.published.model import PublishedModel, Stack
 from equiformer_pytorch.published.norm import DegreeNorm, MergedNorm, SeparableNorm
 from equiformer_pytorch.published.radial import GaussianSmearing
-from equiformer_pytorch.published.rotation import FrameRotation
 
 # Averages over the structures of OC20's IS2RE 100k, 5 Å.
 AVG_NUM_NODES, AVG_DEGREE = 77.81317, 23.395238876342773
@@ -170,7 +159,7 @@ class EquiformerV2(FromCheckpoint, PublishedModel):
         normal = given.weight_init == "normal"
         self.sphere_embedding = nn.Embedding(given.max_num_elements, given.sphere_channels)
         self.distance_expansion, self.envelope = GaussianSmearing(self.cutoff, BASIS), None
-        self.rotation = FrameRotation(lmax, mmax)
+        self.edge_frame = EdgeFrames(lmax, mmax, shared=lmax + 1)
         basis, own = BASIS, given.use_atom_edge_embedding and not given.share_atom_edge_embedding
         self.source_embedding = self.target_embedding = None
         if given.share_atom_edge_embedding:

@@ -9,20 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.base.arguments import as_config, takes
-from equiformer_pytorch.published.activation import GATE, check_activation
-from equiformer_pytorch.published.arguments import (
+from equiformer_pytorch.base.arguments import (
+    as_config,
     check_choice,
     check_fields,
-    check_grid,
-    check_orders,
-    checkpointed_blocks,
     choice,
     count,
     flag,
     positive,
     rate,
+    takes,
 )
+from equiformer_pytorch.graph.frames import EdgeFrames
+from equiformer_pytorch.layers.radial import Envelope
+from equiformer_pytorch.published.activation import GATE, check_activation
+from equiformer_pytorch.published.arguments import check_grid, check_orders, checkpointed_blocks
 from equiformer_pytorch.published.attention import VECTORS, AttentionOptions, GraphAttention
 from equiformer_pytorch.published.block import Block
 from equiformer_pytorch.published.checkpoint import FromCheckpoint
@@ -33,8 +34,7 @@ from equiformer_pytorch.published.heads import ScalarFeedForward, StressHead
 from equiformer_pytorch.published.infer import infer_v3
 from equiformer_pytorch.published.model import PublishedModel, Stack
 from equiformer_pytorch.published.norm import DegreeNorm, MergedNorm, SeparableNorm
-from equiformer_pytorch.published.radial import Envelope, GaussianSmearing
-from equiformer_pytorch.published.rotation import FrameRotation
+from equiformer_pytorch.published.radial import GaussianSmearing
 
 # Averages over the structures of OC20's IS2RE 100k, 5 Å.
 AVG_NUM_NODES, AVG_DEGREE = 77.81317, 23.395238876342773
@@ -192,8 +192,8 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
         self.gradient_stress = self.gradient_forces and given.regress_stress
         self.sphere_embedding = nn.Embedding(given.max_num_elements, given.num_channels)
         self.distance_expansion = GaussianSmearing(self.cutoff, given.num_radial_basis)
-        self.envelope = Envelope(self.cutoff) if given.use_envelope else None
-        self.rotation = FrameRotation(given.lmax, given.mmax)
+        self.envelope = Envelope(5) if given.use_envelope else None
+        self.edge_frame = EdgeFrames(given.lmax, given.mmax, shared=given.lmax + 1)
         radial = (given.num_radial_basis, given.edge_channels, given.edge_channels)
         elements = given.max_num_elements if given.use_atom_edge_embedding else 0
         self.edge_degree_embedding = EdgeDegreeEmbedding(
@@ -278,7 +278,7 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
     def _atom_energies(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, " atoms"]:
         return self.energy_block(x[:, 0]).squeeze(-1)
 
-    def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"]:
+    def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"] | None:
         if not self.detach_frames or self.direct_prediction:
             return super()._for_rotation(vectors)
         pole = vectors[:, 1].abs() > POLE * vectors.norm(dim=1)

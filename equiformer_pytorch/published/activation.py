@@ -7,38 +7,33 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from equiformer_pytorch.published.pieces import plain, product_in_pieces
+from equiformer_pytorch.base.constants import ExactConstants
+from equiformer_pytorch.layers.activation import silu_slope
+from equiformer_pytorch.ops.dispatch import traced
+from equiformer_pytorch.ops.recompute import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
 from equiformer_pytorch.so3.rows import add_scalars, degree_index, order_major_rows
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """A function of each sample by itself, and the gradient of its argument from that of its value. Spelt out, since
+    autograd in each piece takes longer and computes the function's value once more."""
+
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.value(x)
 
 
 def swiglu(x: Float[Tensor, "*points two_channels"]) -> Float[Tensor, "*points channels"]:
     """SiLU of the first half of the channels times the second (Shazeer 2020)."""
     gate, value = x.chunk(2, dim=-1)
     return F.silu(gate) * value
-
-
-def square(x: Float[Tensor, "*points two_channels"]) -> Float[Tensor, "*points channels"]:
-    """The first half of the channels times the second."""
-    one, other = x.chunk(2, dim=-1)
-    return one * other
-
-
-def smooth_leaky_relu(x: Float[Tensor, "*points"], slope: float = 0.2) -> Float[Tensor, "*points"]:
-    r"""A leaky ReLU whose kink is smoothed by a sigmoid σ (EquiformerV2, appendix D),
-    :math:`\tfrac{1+a}{2} x + \tfrac{1-a}{2} x\,(2σ(x) - 1) = a x + (1-a)\,x\,σ(x)`."""
-    return torch.add(slope * x, F.silu(x), alpha=1 - slope)
-
-
-def silu_slope(slope: Float[Tensor, "*points"], x: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
-    """The gradient of x from that of SiLU(x)."""
-    if torch.is_grad_enabled():
-        sigmoid = x.sigmoid()
-        return slope * sigmoid * (1 + x * (1 - sigmoid))
-    return torch.ops.aten.silu_backward(slope, x)  # one pass, but without a derivative of its own
 
 
 def swiglu_slope(
@@ -49,6 +44,12 @@ def swiglu_slope(
     return torch.cat((silu_slope(slope * value, gate), slope * F.silu(gate)), dim=-1)
 
 
+def square(x: Float[Tensor, "*points two_channels"]) -> Float[Tensor, "*points channels"]:
+    """The first half of the channels times the second."""
+    one, other = x.chunk(2, dim=-1)
+    return one * other
+
+
 def square_slope(
     slope: Float[Tensor, "*points channels"], x: Float[Tensor, "*points two_channels"]
 ) -> Float[Tensor, "*points two_channels"]:
@@ -57,15 +58,16 @@ def square_slope(
     return torch.cat((slope * other, slope * one), dim=-1)
 
 
-# Spelt out, since autograd in each piece takes longer and computes the function's value once more.
-SLOPES = {F.silu: silu_slope, swiglu: swiglu_slope, square: square_slope}
+SILU = Pointwise(F.silu, silu_slope)
+SWIGLU = Pointwise(swiglu, swiglu_slope)
+SQUARE = Pointwise(square, square_slope)
 
 
 class _OfSamples(torch.autograd.Function):
     """F φ(T x) in pieces, of which only x is kept; derivatives of any order."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, to: Tensor, back: Tensor, pointwise: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx, x: Tensor, to: Tensor, back: Tensor, pointwise: Pointwise) -> Tensor:
         ctx.save_for_backward(x, to, back)
         ctx.pointwise = pointwise
         return of_samples(x, to, back, pointwise)
@@ -73,9 +75,8 @@ class _OfSamples(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *slopes: Tensor):
         x, to, back = ctx.saved_tensors
-        slope_of = SLOPES[ctx.pointwise]
         of_x = product_in_pieces(
-            lambda slope, x, to, back: (to.mT, slope_of(back.mT @ slope, to @ x)),
+            lambda slope, x, to, back: (to.mT, ctx.pointwise.slope(back.mT @ slope, to @ x)),
             (slopes[0], x),
             (to, back),
             to.shape[0] * x.shape[2],
@@ -87,7 +88,7 @@ def of_samples(
     x: Float[Tensor, "points rows channels"],
     to: Float[Tensor, "samples rows"],
     back: Float[Tensor, "rows samples"],
-    pointwise: Callable[[Tensor], Tensor],
+    pointwise: Pointwise,
 ) -> Float[Tensor, "points rows out"]:
     """F φ(T x) in pieces."""
     return product_in_pieces(lambda x, to, back: (back, pointwise(to @ x)), (x,), (to, back), to.shape[0] * x.shape[2])
@@ -97,7 +98,7 @@ def of_samples(
 class Kind:
     """What an activation's published name stands for."""
 
-    pointwise: Callable[[Tensor], Tensor]
+    pointwise: Pointwise
     """Applied to samples on the sphere and, in the separable kinds, to invariants that come beside the features."""
     scalars: str = "none"
     """What becomes of these invariants: "none", "replace" the result's, "add" to them."""
@@ -109,13 +110,13 @@ class Kind:
 
 GATE = "gate"
 KINDS = {
-    "s2": Kind(F.silu),
-    "sep_s2": Kind(F.silu, "replace"),
-    "s2_swiglu": Kind(swiglu, halves=True),
-    "sep_s2_swiglu": Kind(swiglu, "replace", halves=True),
-    "sep-merge_s2_swiglu": Kind(swiglu, "add", halves=True),
-    "sep_s2_square": Kind(square, "replace", halves=True),
-    "sep-merge_gates2_swiglu": Kind(swiglu, "add", halves=True, gated=True),
+    "s2": Kind(SILU),
+    "sep_s2": Kind(SILU, "replace"),
+    "s2_swiglu": Kind(SWIGLU, halves=True),
+    "sep_s2_swiglu": Kind(SWIGLU, "replace", halves=True),
+    "sep-merge_s2_swiglu": Kind(SWIGLU, "add", halves=True),
+    "sep_s2_square": Kind(SQUARE, "replace", halves=True),
+    "sep-merge_gates2_swiglu": Kind(SWIGLU, "add", halves=True, gated=True),
 }
 # Published names with this ending keep less for the backward pass; here all do.
 LEAN = "_mem"
@@ -143,7 +144,15 @@ def scalar_channels(name: str, channels: int, max_degree: int) -> int:
     return (2 if kind.halves else 1) * channels + (channels if kind.gated else 0)
 
 
-class Activation(nn.Module):
+def gated_rows(max_degree: int, max_order: int, order_major: bool) -> Int[Tensor, " rows"]:
+    """The gate of each row but the first, which is of degree 0."""
+    rows = (
+        [degree for degree, _ in order_major_rows(max_degree, max_order)] if order_major else degree_index(max_degree)
+    )
+    return torch.tensor(rows[1:], dtype=torch.long) - 1
+
+
+class Activation(ExactConstants):
     r"""The activation of a published name, of features x and of the invariants s that come beside them.
 
     - ``gate``: SiLU of the invariants of x, and the higher degrees times a sigmoid of s, one per degree and channel.
@@ -172,25 +181,25 @@ class Activation(nn.Module):
         super().__init__()
         self.gate, self.dropout = name == GATE, dropout
         if self.gate:
-            rows = [degree for degree, _ in order_major_rows(max_degree, max_order)]
-            rows = rows if order_major else degree_index(max_degree)
-            self.register_buffer("degree", torch.tensor(rows[1:], dtype=torch.long) - 1, persistent=False)
+            self.constant("degree", gated_rows, max_degree, max_order, order_major)
             self.max_degree = max_degree
             return
         self.kind = KINDS[name.removesuffix(LEAN)]
-        product = dropout == 0.0 and (self.kind.gated or self.kind.pointwise is square)
+        product = dropout == 0.0 and (self.kind.gated or self.kind.pointwise is SQUARE)
         self.grid = SphereGrid(max_degree, max_order, resolution, order_major=order_major, product=product)
 
     def forward(
         self, x: Float[Tensor, "points rows channels"], scalars: Float[Tensor, "points scalars"]
     ) -> Float[Tensor, "points rows out"]:
+        if self.gate and self.max_degree == 0:
+            return self._drop(F.silu(x))
         if self.gate:
             gates = self._drop(scalars.sigmoid()).unflatten(1, (self.max_degree, -1))
             higher = x[:, 1:] * gates.index_select(1, self.get_buffer("degree"))
             return torch.cat((self._drop(F.silu(x[:, :1])), higher), dim=1)
         if self.kind.gated:
             mixed, gate = scalars.split([x.shape[2], x.shape[2] // 2], dim=1)
-            return add_scalars(self._on_grid(x, square) * gate.sigmoid()[:, None], self._drop(swiglu(mixed)))
+            return add_scalars(self._on_grid(x, SQUARE) * gate.sigmoid()[:, None], self._drop(swiglu(mixed)))
         if self.kind.scalars == "none":
             return self._on_grid(x, self.kind.pointwise)
         invariants = self._drop(self.kind.pointwise(scalars))
@@ -199,13 +208,14 @@ class Activation(nn.Module):
         return torch.cat((invariants[:, None], self._on_grid(x, self.kind.pointwise, first=1)), dim=1)
 
     def _on_grid(
-        self, x: Float[Tensor, "points rows channels"], pointwise: Callable[[Tensor], Tensor], first: int = 0
+        self, x: Float[Tensor, "points rows channels"], pointwise: Pointwise, first: int = 0
     ) -> Float[Tensor, "points rows_out out"]:
         """F φ(T x), from row `first` on."""
-        to, back = self.grid.to_samples.to(x.dtype), self.grid.from_samples[first:].to(x.dtype)
+        to, back = self.grid.matrices(x.dtype)
+        back = back[first:]
         if self.training and self.dropout > 0.0:
             return back @ self._drop(pointwise(to @ x))
-        if plain():
+        if traced():
             return of_samples(x, to, back, pointwise)
         return _OfSamples.apply(x, to, back, pointwise)  # pyright: ignore[reportReturnType]
 

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equiformer_pytorch.base.constants import ExactConstants
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.layers.activation import smooth_leaky_relu
+from equiformer_pytorch.ops.pieces import over_receivers
+from equiformer_pytorch.ops.recompute import recomputed
+from equiformer_pytorch.ops.rotate import join_rotate, rotate_sum, weigh_rotate
+from equiformer_pytorch.ops.softmax import edge_softmax
 from equiformer_pytorch.published.activation import (
     Activation,
     channel_factor,
     scalar_channels,
-    smooth_leaky_relu,
 )
-from equiformer_pytorch.published.edges import Edges, over_receivers
 from equiformer_pytorch.published.linear import DegreeLinear
 from equiformer_pytorch.published.norm import RMSNorm
-from equiformer_pytorch.published.pieces import product_in_pieces, recomputed
 from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
 from equiformer_pytorch.published.so2 import SO2Linear
-from equiformer_pytorch.so3.rows import (
-    components,
-    degree_index,
-    order_major_rows,
-    rescale,
-    split_degrees,
-)
+from equiformer_pytorch.so3.rows import component_degrees, components, kept_rows, rescaled_rows, split_degrees
 
 # The degrees of a result of which only the vectors are wanted: (first, last + 1).
 VECTORS = (1, 2)
@@ -67,7 +66,7 @@ class AttentionOptions:
     normal_init: bool = False
 
 
-class GraphAttention(nn.Module):
+class GraphAttention(ExactConstants):
     r"""What each atom takes in from its neighbours. In the frame of edge ij, D = D_ij,
 
     .. math:: h_{ij} = \mathrm{act}\bigl(\mathrm{SO2}(w_{ij} ⊙ D\,[x_j, x_i])\bigr), \qquad
@@ -89,9 +88,6 @@ class GraphAttention(nn.Module):
         radial_inside: whether the published radial network is a part of the first SO(2) map.
         bias_rank: see :class:`~.linear.DegreeLinear`.
     """
-
-    to_frame: Tensor
-    made_up: Tensor
 
     def __init__(
         self,
@@ -124,6 +120,7 @@ class GraphAttention(nn.Module):
             o.max_order,
             orders=orders,
             invariants=self.alpha_width + scalar_channels(o.activation, o.hidden_channels, o.max_degree),
+            scales=None if o.add_ends else o.per_degree_radial,
             normal=o.normal_init,
         )
         second = SO2Linear(
@@ -138,10 +135,10 @@ class GraphAttention(nn.Module):
         if "-merge" in o.activation:
             with torch.no_grad():
                 second.fc_m0.weight[: o.hidden_channels] *= 2**-0.5
-        self.first_name, self.second_name = f"{name}_1", f"{name}_2"
-        self.add_module(self.first_name, first)
-        self.add_module(self.second_name, second)
-        self.radial_name = f"{self.first_name}.rad_func" if radial_inside else "rad_func"
+        # Published files keep them under these names.
+        self.names = f"{name}_1", f"{name}_2", f"{name}_1.rad_func" if radial_inside else "rad_func"
+        self.add_module(self.names[0], first)
+        self.add_module(self.names[1], second)
         (first if radial_inside else self).add_module("rad_func", radial)
 
         self.alpha_norm: nn.Module = nn.Identity()
@@ -156,82 +153,65 @@ class GraphAttention(nn.Module):
             o.heads * o.value_channels, channels_out, o.max_degree, bias_rank=bias_rank, normal=o.normal_init
         )
 
-        rows = order_major_rows(o.max_degree, o.max_order)
         low, high = (0, degrees) if keep is None else keep
-        kept = [i for i, (degree, _) in enumerate(rows) if low <= degree < high]
-        self.register_buffer("kept_rows", None if keep is None else torch.tensor(kept), persistent=False)
-        factors = torch.tensor([rescale(rows[i][0], o.max_order) for i in kept], dtype=torch.float64)
-        self.register_buffer("made_up", factors, persistent=False)
-        self.register_buffer("component_degree", torch.tensor(degree_index(o.max_degree)), persistent=False)
+        if keep is not None:
+            self.constant("kept_rows", kept_rows, o.max_degree, o.max_order, low, high)
+        self.constant("rescaled", rescaled_rows, o.max_degree, o.max_order, o.max_order, low, high)
+        self.constant("component_degree", component_degrees, 0, degrees)
+
+    @property
+    def first(self) -> SO2Linear:
+        """The SO(2) map before the activation."""
+        return cast(SO2Linear, self.get_submodule(self.names[0]))
+
+    @property
+    def second(self) -> SO2Linear:
+        """The SO(2) map behind it."""
+        return cast(SO2Linear, self.get_submodule(self.names[1]))
+
+    @property
+    def radial(self) -> RadialNetwork:
+        """The network of the radial weights."""
+        return cast(RadialNetwork, self.get_submodule(self.names[2]))
 
     def forward(
-        self, x: Float[Tensor, "atoms components channels"], edges: Edges
+        self, x: Float[Tensor, "atoms components channels"], edges: EdgeGraph
     ) -> Float[Tensor, "atoms components_out out"]:
         o = self.options
         width = max(components(o.max_degree) * 2 * o.channels, 1)
-        y = over_receivers(self._take_in, x, edges, width)
+        (y,) = over_receivers(lambda _, piece: (self._aggregate(x, piece),), edges, width, x.shape[0])
         return self.proj.of_parts(split_degrees(y, o.max_degree, self.keep))
 
-    def radial(self) -> RadialNetwork:
-        """The radial network, which published files keep in different places."""
-        network = self.get_submodule(self.radial_name)
-        if not isinstance(network, RadialNetwork):
-            raise TypeError(f"{self.radial_name} must be a RadialNetwork, got {type(network).__name__}")
-        return network
-
-    def _take_in(
-        self, x: Float[Tensor, "atoms components channels"], edges: Edges
+    def _aggregate(
+        self, x: Float[Tensor, "atoms components channels"], edges: EdgeGraph
     ) -> Float[Tensor, "receivers components_out heads_values"]:
-        first, second = self.get_submodule(self.first_name), self.get_submodule(self.second_name)
-        hidden, invariants = first(*self._ends(x, edges))
+        o = self.options
+        ends, scales = self._added_ends(x, edges) if o.add_ends else self._joined_ends(x, edges)
+        hidden, invariants = self.first(ends, scales)
         features, scalars = invariants.split([self.alpha_width, invariants.shape[1] - self.alpha_width], dim=1)
-        hidden = self.act(hidden, scalars)
-        message, _ = second(hidden)
-        rotation = edges.rotation
+        message, _ = self.second(self.act(hidden, scalars))
+        (rotation,) = edges.rotation.blocks
         if self.keep is not None:
             low, high = (degree**2 for degree in self.keep)
             rotation = rotation.index_select(1, self.get_buffer("kept_rows"))[:, :, low:high]
+        return rotate_sum(message, self._weights(features, edges), self.cast("rescaled", x.dtype), rotation, edges)
 
-        def turned_back(rotation: Tensor, message: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-            factors = alpha[:, None] * self.made_up.to(alpha.dtype)[:, None]
-            weighted = message.unflatten(2, (alpha.shape[1], -1)) * factors[..., None]
-            return rotation.mT, weighted.flatten(2)
+    def _joined_ends(
+        self, x: Float[Tensor, "atoms components channels"], edges: EdgeGraph
+    ) -> tuple[Float[Tensor, "edges rows two_channels"], Float[Tensor, "edges scales"]]:
+        """The features of both ends side by side, in the frame of the edge, and the radial weights that they are yet
+        to be multiplied by."""
+        radial = self.radial(edges, self.source_embedding, self.target_embedding)
+        return join_rotate(x, edges), F.linear(radial, *self.radial.last())
 
-        split = rotation, message, self._weights(features, edges)
-        return edges.sum_receivers(product_in_pieces(turned_back, split, (), rotation.shape[2] * message.shape[2]))
+    def _added_ends(
+        self, x: Float[Tensor, "atoms components channels"], edges: EdgeGraph
+    ) -> tuple[Float[Tensor, "edges rows channels"], None]:
+        """The features of both ends, each times its radial weights, added and turned into the frame of the edge."""
+        radial = self.radial(edges, self.source_embedding, self.target_embedding)
+        return weigh_rotate(x, radial, *self.radial.last(), self.get_buffer("component_degree"), edges), None
 
-    def _ends(
-        self, x: Float[Tensor, "atoms components channels"], edges: Edges
-    ) -> tuple[Float[Tensor, "edges rows two_channels"], list[Float[Tensor, "edges columns"]] | None]:
-        """The features of both ends of each edge in its frame, and the radial weights that they are yet to be
-        multiplied by, of each order; none if they were, to be added."""
-        o = self.options
-        network = self.radial()
-        radial = network(edges, self.source_embedding, self.target_embedding)
-        width, least = x.shape[1] * x.shape[2], 2 * x.shape[0]  # each piece gives a gradient of all atoms
-        ends = edges.rotation, edges.senders, edges.receiver_atoms
-
-        def joined(rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-            return rotation, x.index_select(0, senders), x.index_select(0, receivers)
-
-        def added(
-            rotation: Tensor, senders: Tensor, receivers: Tensor, radial: Tensor, x: Tensor, *last: Tensor
-        ) -> tuple[Tensor, ...]:
-            weights = F.linear(radial, *last).unflatten(1, (-1, 2 * o.channels))
-            of_sender, of_receiver = weights.index_select(1, self.get_buffer("component_degree")).chunk(2, dim=2)
-            return rotation, x.index_select(0, senders) * of_sender + x.index_select(0, receivers) * of_receiver
-
-        if o.add_ends:
-            return product_in_pieces(added, (*ends, radial), (x, *network.last()), width, least), None
-        weights = F.linear(radial, *network.last())
-        if o.per_degree_radial:
-            scales = [weights[:, m * 2 * o.channels :] for m in range(o.max_order + 1)]
-        else:
-            columns = [(o.max_degree + 1 - m) * 2 * o.channels for m in range(o.max_order + 1)]
-            scales = list(weights.split(columns, dim=1))
-        return product_in_pieces(joined, ends, (x,), width, least), scales
-
-    def _weights(self, features: Float[Tensor, "edges alpha"], edges: Edges) -> Float[Tensor, "edges heads"]:
+    def _weights(self, features: Float[Tensor, "edges alpha"], edges: EdgeGraph) -> Float[Tensor, "edges heads"]:
         """Attention weights."""
         o = self.options
         features = self.alpha_norm(features.unflatten(1, (o.heads, o.alpha_channels)))
@@ -241,11 +221,6 @@ class GraphAttention(nn.Module):
             logits = recomputed(lambda x, dot: (smooth_leaky_relu(x) * dot).sum(-1), features, self.alpha_dot)
         if o.softcap is not None:
             logits = (logits / o.softcap).tanh() * o.softcap
-        weights = (logits - edges.max_receivers(logits).index_select(0, edges.receivers)).exp()
-        if edges.envelope is not None:
-            weights = weights * edges.envelope
-        weights = F.dropout(weights, o.mask_rate, self.training)
-        weights = weights / (edges.sum_receivers(weights) + o.eps).index_select(0, edges.receivers)
-        if edges.envelope is not None:
-            weights = weights * edges.envelope
-        return F.dropout(weights, o.weights_drop, self.training)
+        masked = self.training and o.mask_rate > 0
+        kept = F.dropout(torch.ones_like(logits), o.mask_rate) if masked else None
+        return F.dropout(edge_softmax(logits, edges, o.eps, kept), o.weights_drop, self.training)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.published.attention import GraphAttention
 from equiformer_pytorch.published.drop import EquivariantDropout, GraphDropPath
-from equiformer_pytorch.published.edges import Edges
 from equiformer_pytorch.published.feedforward import FeedForward
 
 
@@ -33,7 +33,11 @@ class Block(nn.Module):
         self.drop_path, self.proj_drop = GraphDropPath(drop_path), dropout
 
     def forward(
-        self, x: Float[Tensor, "atoms components channels"], edges: Edges, batch: Int[Tensor, " atoms"], structures: int
+        self,
+        x: Float[Tensor, "atoms components channels"],
+        edges: EdgeGraph,
+        batch: Int[Tensor, " atoms"],
+        structures: int,
     ) -> Float[Tensor, "atoms components channels"]:
         x = x + self.proj_drop(self.drop_path(self.ga(self.norm_1(x), edges), batch, structures))
         return x + self.proj_drop(self.drop_path(self.ffn(self.norm_2(x)), batch, structures))

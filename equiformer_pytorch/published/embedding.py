@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from equiformer_pytorch.published.edges import Edges, over_receivers
-from equiformer_pytorch.published.pieces import recomputed
+from equiformer_pytorch.base.constants import ExactConstants
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.ops.pieces import over_receivers
+from equiformer_pytorch.ops.recompute import recomputed
 from equiformer_pytorch.published.radial import RadialNetwork, element_embeddings
-from equiformer_pytorch.so3.rows import components, rescale
+from equiformer_pytorch.so3.rows import components, rescaled_rows
 
 
-class EdgeDegreeEmbedding(nn.Module):
+class EdgeDegreeEmbedding(ExactConstants):
     r""":math:`y_i = \frac{1}{N}\sum_j u_{ij}\,D_{ij}^T s\,w_{ij}`: radial weights w of order 0 in the frame of each
     edge, turned back and summed, over the average number N of neighbours (Equiformer, section 4.4).
 
@@ -23,8 +24,6 @@ class EdgeDegreeEmbedding(nn.Module):
         elements: how many there are, 0 for no element embeddings.
         average: N.
     """
-
-    made_up: Tensor
 
     def __init__(
         self,
@@ -43,21 +42,23 @@ class EdgeDegreeEmbedding(nn.Module):
             self.source_embedding, self.target_embedding = element_embeddings(elements, widths[-1])
             widths[0] += 2 * widths[-1]
         self.rad_func = RadialNetwork((*widths, (max_degree + 1) * channels))
-        factors = [rescale(degree, max_order) for degree in range(max_degree + 1)]
-        self.register_buffer("made_up", torch.tensor(factors, dtype=torch.float64), persistent=False)
+        self.constant("rescaled", rescaled_rows, max_degree, 0, max_order)
 
-    def forward(self, edges: Edges, atoms: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "atoms components channels"]:
+    def forward(
+        self, edges: EdgeGraph, atoms: Float[Tensor, "atoms *rest"]
+    ) -> Float[Tensor, "atoms components channels"]:
         """Of the edges; `atoms` is any feature of the atoms, for their number and dtype."""
-        return over_receivers(self._take_in, atoms, edges, components(self.max_degree) * self.channels)
+        width = components(self.max_degree) * self.channels
+        return over_receivers(lambda _, piece: (self._aggregate(piece),), edges, width, atoms.shape[0])[0]
 
-    def _take_in(self, _: Tensor, edges: Edges) -> Float[Tensor, "receivers components channels"]:
+    def _aggregate(self, edges: EdgeGraph) -> Float[Tensor, "receivers components channels"]:
         radial = self.rad_func(edges, self.source_embedding, self.target_embedding)
-        factors = self.made_up.to(radial.dtype)[:, None]
+        factors = self.cast("rescaled", radial.dtype)[:, None]
         if edges.envelope is not None:
-            factors = factors * edges.envelope[:, :, None]
+            factors = factors * edges.envelope[:, None, None]
 
         def collect(radial: Tensor, factors: Tensor, rotation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             weights = F.linear(radial, weight, bias).unflatten(1, (self.max_degree + 1, self.channels)) * factors
             return edges.sum_receivers(rotation[:, : self.max_degree + 1].mT @ weights) / self.average
 
-        return recomputed(collect, radial, factors, edges.rotation, *self.rad_func.last())
+        return recomputed(collect, radial, factors, edges.rotation.blocks[0], *self.rad_func.last())

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.published.activation import KINDS, LEAN, Activation, channel_factor, scalar_channels, square
-from equiformer_pytorch.published.edges import over_atoms
+from equiformer_pytorch.base.constants import ExactConstants
+from equiformer_pytorch.ops.pieces import over_points
+from equiformer_pytorch.ops.recompute import product_in_pieces
+from equiformer_pytorch.published.activation import KINDS, LEAN, SQUARE, Activation, channel_factor, scalar_channels
 from equiformer_pytorch.published.linear import DegreeLinear, linear
-from equiformer_pytorch.published.pieces import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
 from equiformer_pytorch.so3.rows import components, split_degrees
 
@@ -20,7 +22,7 @@ from equiformer_pytorch.so3.rows import components, split_degrees
 INVARIANTS = (0, 1)
 
 
-class FeedForward(nn.Module):
+class FeedForward(ExactConstants):
     r"""Per-degree linear map, nonlinearity, per-degree linear map, of every atom. The nonlinearity is an
     :class:`~.activation.Activation`, whose invariants are linear in those of the atom; or, with `grid_mlp`, a
     :class:`GridNetwork`. (EquiformerV2, section 4.4; EquiformerV3, section 4.)
@@ -56,7 +58,7 @@ class FeedForward(nn.Module):
         self.so3_linear_1 = DegreeLinear(channels, widened, max_degree, bias_rank=bias_rank, normal=normal_init)
         if grid_mlp:
             kind = KINDS[activation.removesuffix(LEAN)]
-            product = dropout == 0.0 and (kind.gated or kind.pointwise is square)
+            product = dropout == 0.0 and (kind.gated or kind.pointwise is SQUARE)
             self.grid = SphereGrid(max_degree, max_degree, resolution, order_major=False, product=product)
             self.kind = kind
             self.grid_mlp = GridNetwork(channels, hidden, activation, positions, normal_init)
@@ -74,7 +76,7 @@ class FeedForward(nn.Module):
                 self.so3_linear_2.weight[0] *= 2**-0.5
 
     def forward(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, "atoms components_out out"]:
-        return over_atoms(self._of_atoms, x, self.width)
+        return over_points(self._of_atoms, x, self.width)
 
     def _of_atoms(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, "atoms components_out out"]:
         hidden = self._activated(x) if self.grid is None else self._through_grid(x, self.grid)
@@ -91,12 +93,13 @@ class FeedForward(nn.Module):
     ) -> Float[Tensor, "atoms kept hidden"]:
         low, high = (0, self.max_degree + 1) if self.keep is None else self.keep
         replaced = self.kind.scalars == "replace" and low == 0
-        to, back = grid.to_samples, grid.from_samples[max(low**2, int(replaced)) : high**2]
+        to, back = grid.matrices(x.dtype)
+        back = back[max(low**2, int(replaced)) : high**2]
         if back.shape[0] == 0:
             # Nothing is read from the samples: take none, so that their weights still get gradients, of zero.
             to, back = to[:0], back[:, :0]
         dropout = self.dropout if self.training else 0.0
-        hidden = self.grid_mlp(self.so3_linear_1(x), x[:, 0], to.to(x.dtype), back.to(x.dtype), dropout)
+        hidden = self.grid_mlp(self.so3_linear_1(x), x[:, 0], to, back, dropout)
         if self.scalar_mlp is None or low > 0:
             return hidden
         scalars = F.dropout(self.kind.pointwise(self.scalar_mlp(x[:, :1])), dropout)
@@ -145,8 +148,8 @@ class GridNetwork(nn.Module):
         dropout: float,
     ) -> Float[Tensor, "atoms kept hidden"]:
         x = self.get_submodule(self.first_name)(x)
-        pointwise = square if self.kind.gated else self.kind.pointwise
-        middle = () if self.middle is None else (self.get_parameter(f"{self.middle}.weight"),)
+        pointwise = SQUARE if self.kind.gated else self.kind.pointwise
+        middle = () if self.middle is None else (cast(nn.Linear, self.get_submodule(self.middle)).weight,)
 
         def factors(x: Tensor, to: Tensor, back: Tensor, *middle: Tensor) -> tuple[Tensor, Tensor]:
             samples = F.dropout(pointwise(to @ x), dropout)

@@ -40,13 +40,11 @@ class StressHead(FeedForward):
     """Feed-forward network with a gate; the mean over the atoms of a structure of its degrees 0 and 2, as a symmetric
     3 × 3 matrix."""
 
-    tensors: Tensor
-
     def __init__(self, channels: int, hidden: int, max_degree: int) -> None:
         super().__init__(
             channels, hidden, 1, max_degree, None, "gate", grid_mlp=False, bias_rank=3, keep=(0, min(max_degree + 1, 3))
         )
-        self.register_buffer("tensors", symmetric_tensors(), persistent=False)
+        self.constant("tensors", symmetric_tensors)
 
     def of_structures(
         self, x: Float[Tensor, "atoms components channels"], batch: Int[Tensor, " atoms"], structures: int
@@ -54,4 +52,4 @@ class StressHead(FeedForward):
         y = self(x).squeeze(-1)
         sums = y.new_zeros(structures, y.shape[1]).index_add(0, batch, y)
         sizes = torch.bincount(batch, minlength=structures).clamp(min=1)
-        return (sums / sizes[:, None]) @ self.tensors.to(y.dtype)
+        return (sums / sizes[:, None]) @ self.cast("tensors", y.dtype)

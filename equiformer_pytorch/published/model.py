@@ -16,15 +16,17 @@ from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.base.potential import HEAVIEST, Potential
 from equiformer_pytorch.base.tracing import lasting, lasting_tensors
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.graph.frames import EdgeFrames, check_frames
 from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, stresses_of, with_slope
 from equiformer_pytorch.inputs.structures import Structures, gather_structures
+from equiformer_pytorch.layers.radial import Envelope
+from equiformer_pytorch.legacy.modules import adopt, is_old
 from equiformer_pytorch.published.attention import GraphAttention
 from equiformer_pytorch.published.block import Block
-from equiformer_pytorch.published.edges import Edges
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.heads import StressHead
-from equiformer_pytorch.published.radial import Envelope, GaussianSmearing
-from equiformer_pytorch.published.rotation import FrameRotation, check_frames
+from equiformer_pytorch.published.radial import GaussianSmearing
 from equiformer_pytorch.published.scales import Scales
 
 
@@ -36,7 +38,11 @@ class Stack(nn.ModuleList):
         self.recomputed = recomputed
 
     def forward(
-        self, x: Float[Tensor, "atoms components channels"], edges: Edges, batch: Int[Tensor, " atoms"], structures: int
+        self,
+        x: Float[Tensor, "atoms components channels"],
+        edges: EdgeGraph,
+        batch: Int[Tensor, " atoms"],
+        structures: int,
     ) -> Float[Tensor, "atoms components channels"]:
         for block, recomputed in zip(self, self.recomputed, strict=True):
             if recomputed and torch.is_grad_enabled():
@@ -65,7 +71,7 @@ class PublishedModel(Potential, ExactConstants):
     sphere_embedding: nn.Embedding
     distance_expansion: GaussianSmearing
     envelope: Envelope | None
-    rotation: FrameRotation
+    edge_frame: EdgeFrames
     edge_degree_embedding: EdgeDegreeEmbedding
     blocks: Stack
     norm: nn.Module
@@ -81,6 +87,13 @@ class PublishedModel(Potential, ExactConstants):
     def __init__(self) -> None:
         super().__init__()
         self.scales = Scales()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if is_old(state, "edge_frame"):
+            adopt(self, state, state["config"])
+            self.scales = state["scales"]
+        else:
+            super().__setstate__(state)
 
     def forward(
         self,
@@ -278,30 +291,27 @@ class PublishedModel(Potential, ExactConstants):
         """What the radial networks see of an edge, in the dtype of the weights."""
         return self.distance_expansion(distance).to(self.sphere_embedding.weight.dtype)
 
-    def _edges(self, structures: Structures, vectors: Float[Tensor, "edges 3"]) -> Edges:
+    def _edges(self, structures: Structures, vectors: Float[Tensor, "edges 3"]) -> EdgeGraph:
         """Everything that layers need to know of the edges, which come sorted by receiver."""
         ends, frames = structures.ends(), structures.edge_frames
         if frames is not None:
             check_frames(frames, vectors)
         dtype = self.sphere_embedding.weight.dtype
-        square = vectors.square().sum(-1)
-        apart = square > torch.finfo(square.dtype).tiny
-        distance = torch.where(apart, torch.where(apart, square, torch.ones_like(square)).sqrt(), 0.0)
-        rotation = self.rotation(self._for_rotation(vectors), frames).to(dtype)
-        return Edges(
+        distance, rotation = self.edge_frame(vectors, frames, turned=self._for_rotation(vectors))
+        return EdgeGraph(
             senders=ends[0],
             receivers=ends[1],
-            receiver_atoms=ends[1],
+            receiver_points=ends[1],
             count=structures.atomic_numbers.shape[0],
-            numbers=structures.atomic_numbers,
-            basis=self._basis(distance, structures.atomic_numbers, ends),
-            envelope=None if self.envelope is None else self.envelope(distance).to(dtype),
-            rotation=rotation,
+            rotation=rotation.with_blocks(block.to(dtype) for block in rotation.blocks),
+            scalars=self._basis(distance, structures.atomic_numbers, ends),
+            envelope=None if self.envelope is None else self.envelope(distance, self.cutoff).to(dtype),
+            kinds=structures.atomic_numbers,
         )
 
-    def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"]:
-        """The vectors that rotations are found from, cut out of the graph where `detach_frames` says so."""
-        return vectors.detach() if self.detach_frames else vectors
+    def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"] | None:
+        """The vectors that rotations are found from, where `detach_frames` cuts them out of the graph."""
+        return vectors.detach() if self.detach_frames else None
 
 
 def _detached(outputs: dict[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
-from equiformer_pytorch.so3.rows import degree_index, split_degrees
+from equiformer_pytorch.so3.rows import component_degrees, degree_index, split_degrees
 
 EPS = 1e-5
 
@@ -33,21 +33,24 @@ class DegreeNorm(nn.Module):
         return torch.cat(normed, dim=1)
 
 
+def balanced_shares(low: int, max_degree: int) -> Float64[Tensor, " components"]:
+    """The weight of each component in a mean in which every degree from `low` on counts alike."""
+    shares = [1 / (2 * degree + 1) for degree in degree_index(max_degree)[low**2 :]]
+    return torch.tensor(shares, dtype=torch.float64) / max(max_degree + 1 - low, 1)
+
+
 class _Balanced(ExactConstants):
     """Mean squares in which every degree counts alike."""
 
-    share: Tensor
     degree: Tensor
 
     def __init__(self, low: int, max_degree: int) -> None:
         super().__init__()
-        degrees = degree_index(max_degree)[low**2 :]
-        shares = torch.tensor([1 / (2 * degree + 1) for degree in degrees], dtype=torch.float64)
-        self.register_buffer("share", shares / max(max_degree + 1 - low, 1), persistent=False)
-        self.register_buffer("degree", torch.tensor(degrees, dtype=torch.long) - low, persistent=False)
+        self.constant("share", balanced_shares, low, max_degree)
+        self.constant("degree", component_degrees, low, max_degree + 1)
 
     def scale(self, x: Float[Tensor, "points components channels"]) -> Float[Tensor, "points 1 1"]:
-        mean = (x.square().mean(-1) * self.share.to(x.dtype)).sum(1)
+        mean = (x.square().mean(-1) * self.cast("share", x.dtype)).sum(1)
         return (mean + EPS).rsqrt()[:, None, None]
 
 

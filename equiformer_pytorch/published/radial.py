@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -10,43 +11,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
-from equiformer_pytorch.published.edges import Edges
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.layers.radial import Envelope, evenly_spaced
+
+__all__ = ["Envelope", "GaussianSmearing", "RadialNetwork", "element_embeddings"]
 
 
 class GaussianSmearing(ExactConstants):
     r"""Gaussians :math:`\exp(-(d-\mu_k)^2 / 2\sigma^2)` with centres equally spaced on [0, `cutoff`] and σ twice their
     spacing (EquiformerV2, appendix D)."""
 
-    centres: Tensor
-
     def __init__(self, cutoff: float, count: int) -> None:
         super().__init__()
         if count < 2:
             raise ValueError(f"the radial basis needs at least two Gaussians, got {count}")
         self.count = count
-        self.register_buffer("centres", torch.linspace(0, cutoff, count, dtype=torch.float64), persistent=False)
+        self.constant("centres", evenly_spaced, 0.0, cutoff, count)
         self.width = 2 * cutoff / (count - 1)
 
     def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges basis"]:
-        value = (-0.5 * ((distance[:, None] - self.centres.to(distance.dtype)) / self.width).square()).exp()
+        value = (-0.5 * ((distance[:, None] - self.cast("centres", distance.dtype)) / self.width).square()).exp()
         # Numbers below the smallest normal one make matrix products several times slower.
         return torch.where(value < torch.finfo(value.dtype).tiny, 0.0, value)
-
-
-class Envelope(nn.Module):
-    r"""The polynomial :math:`1 - \tfrac{(p+1)(p+2)}{2} u^p + p(p+2) u^{p+1} - \tfrac{p(p+1)}{2} u^{p+2}` of
-    u = d / `cutoff`, p = 5; zero beyond, with two continuous derivatives (Gasteiger et al. 2020, equation 8)."""
-
-    exponent = 5
-
-    def __init__(self, cutoff: float) -> None:
-        super().__init__()
-        self.cutoff = cutoff
-
-    def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges 1"]:
-        p, u = self.exponent, (distance / self.cutoff)[:, None]
-        value = 1 - u**p * ((p + 1) * (p + 2) / 2 - p * (p + 2) * u + p * (p + 1) / 2 * u * u)
-        return torch.where(u < 1, value, torch.zeros_like(u))
 
 
 class RadialNetwork(nn.Module):
@@ -64,25 +50,31 @@ class RadialNetwork(nn.Module):
         self.net = nn.Sequential(*layers)
 
     def forward(
-        self, edges: Edges, sender: nn.Embedding | None, receiver: nn.Embedding | None
+        self, edges: EdgeGraph, sender: nn.Embedding | None, receiver: nn.Embedding | None
     ) -> Float[Tensor, "edges hidden"]:
         """What goes into the last map."""
-        weight, bias = self.net[0].get_parameter("weight"), self.net[0].get_parameter("bias")
+        weight, bias = _weight_and_bias(self.net[0])
         if sender is None or receiver is None:
-            x = F.linear(edges.basis, weight, bias)
+            x = F.linear(edges.scalars, weight, bias)
         else:
             width = sender.embedding_dim
-            of_basis, of_sender, of_receiver = weight.split([edges.basis.shape[1], width, width], dim=1)
-            x = F.linear(edges.basis, of_basis, bias)
-            x = x + F.linear(sender(edges.numbers), of_sender).index_select(0, edges.senders)
-            x = x + F.linear(receiver(edges.numbers), of_receiver).index_select(0, edges.receiver_atoms)
+            of_basis, of_sender, of_receiver = weight.split([edges.scalars.shape[1], width, width], dim=1)
+            x = F.linear(edges.scalars, of_basis, bias)
+            x = x + F.linear(sender(edges.kinds), of_sender).index_select(0, edges.senders)
+            x = x + F.linear(receiver(edges.kinds), of_receiver).index_select(0, edges.receiver_points)
         for layer in list(self.net)[1:-1]:
             x = layer(x)
         return x
 
     def last(self) -> tuple[Float[Tensor, "out hidden"], Float[Tensor, " out"]]:
         """Weight and bias of the last map."""
-        return self.net[-1].get_parameter("weight"), self.net[-1].get_parameter("bias")
+        return _weight_and_bias(self.net[-1])
+
+
+def _weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor]:
+    """By attribute, since they need not be parameters: torch.func puts other tensors in their place."""
+    made = cast(nn.Linear, linear)
+    return made.weight, made.bias
 
 
 def _linear(channels_in: int, channels_out: int) -> nn.Linear:

@@ -51,9 +51,19 @@ def grid_matrices(
     rows = (order_major_rows if order_major else degree_major_rows)(max_degree, max_order)
     harmonics = harmonics[:, [degree * (degree + 1) + order for degree, order in rows]]
     spread = torch.tensor([((2 * d + 1) * (max_degree + 1)) ** -0.5 for d, _ in rows], dtype=torch.float64)
-    made_up = torch.tensor([rescale(d, max_order) for d, _ in rows], dtype=torch.float64)
+    rescaled = torch.tensor([rescale(d, max_order) for d, _ in rows], dtype=torch.float64)
     weights = (weight / longitudes)[:, None].expand(-1, longitudes).reshape(-1)
-    return harmonics * (spread * made_up), (harmonics * (made_up / spread)).T * weights
+    return harmonics * (spread * rescaled), (harmonics * (rescaled / spread)).T * weights
+
+
+def matrix_to_samples(*grid: int) -> Float64[Tensor, "samples rows"]:
+    """T of :func:`grid_matrices`."""
+    return grid_matrices(*grid)[0].clone()
+
+
+def matrix_from_samples(*grid: int) -> Float64[Tensor, "rows samples"]:
+    """F of :func:`grid_matrices`."""
+    return grid_matrices(*grid)[1].clone()
 
 
 class SphereGrid(ExactConstants):
@@ -68,9 +78,6 @@ class SphereGrid(ExactConstants):
             such products exactly, the smallest Gauss–Legendre grid that does so replaces it: the same result
             to rounding from less than half the samples.
     """
-
-    to_samples: Tensor
-    from_samples: Tensor
 
     def __init__(
         self,
@@ -95,12 +102,10 @@ class SphereGrid(ExactConstants):
         gauss = product and latitudes > 3 * max_degree and longitudes > 3 * max_order
         if gauss:
             latitudes, longitudes = (3 * max_degree) // 2 + 1, 3 * max_order + 1
-        to, back = grid_matrices(max_degree, max_order, latitudes, longitudes, order_major, gauss)
-        self.register_buffer("to_samples", to, persistent=False)
-        self.register_buffer("from_samples", back, persistent=False)
+        grid = max_degree, max_order, latitudes, longitudes, order_major, gauss
+        self.constant("to_samples", matrix_to_samples, *grid)
+        self.constant("from_samples", matrix_from_samples, *grid)
 
-    def to_grid(self, x: Float[Tensor, "points rows channels"]) -> Float[Tensor, "points samples channels"]:
-        return self.to_samples.to(x.dtype) @ x
-
-    def from_grid(self, samples: Float[Tensor, "points samples channels"]) -> Float[Tensor, "points rows channels"]:
-        return self.from_samples.to(samples.dtype) @ samples
+    def matrices(self, dtype: torch.dtype) -> tuple[Float[Tensor, "samples rows"], Float[Tensor, "rows samples"]]:
+        """T and F in the dtype of features."""
+        return self.cast("to_samples", dtype), self.cast("from_samples", dtype)

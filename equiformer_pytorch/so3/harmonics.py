@@ -1,9 +1,13 @@
 r"""Real spherical harmonics in e3nn's basis: polar axis y, orders −l … l, degree 1 is (x, y, z)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
+
+from equiformer_pytorch.so3.grid import sphere_quadrature
 
 
 def recurrence_constants(max_degree: int) -> Float64[Tensor, "two degrees orders"]:
@@ -71,3 +75,46 @@ def spherical_harmonics(
         mirrored = torch.cat((level[..., 1:].flip(-1), level), dim=-1)
         harmonics.append(mirrored * azimuthal[..., max_degree - degree : max_degree + degree + 1])
     return torch.cat(harmonics, dim=-1)
+
+
+def stretched_product(degree: int) -> Float64[Tensor, "pairs orders"]:
+    r"""The matrix :math:`C_l` of an even degree l ≥ 4 with :math:`Y_l = (Y_{l-2} \otimes Y_2)\,C_l`.
+
+    The product of two harmonics of one direction holds each degree once, so that its projection on degree l, by exact
+    quadrature, is a multiple of :math:`Y_l`; the highest degree is the best conditioned one.
+    """
+    points, weights = sphere_quadrature(2 * degree)
+    harmonics = spherical_harmonics(points, recurrence_constants(degree))
+    below, two, wanted = (harmonics[:, d**2 : (d + 1) ** 2] for d in (degree - 2, 2, degree))
+    product = (below[:, :, None] * two[:, None]).flatten(1)
+    projection = (product * weights[:, None]).mT @ wanted
+    # (Y ⊗ Y) P = c Y_l for every direction
+    return projection / ((product @ projection * wanted).sum() / wanted.square().sum())
+
+
+def even_harmonics(
+    directions: Float[Tensor, "points 3"],
+    quadratic: Float[Tensor, "nine five"],
+    products: Sequence[Float[Tensor, "pairs orders"]],
+) -> Float[Tensor, "points coefficients"]:
+    r"""The even degrees of :func:`spherical_harmonics`, 0, 2 … 2 + 2·len(products), in a few large operations:
+    :math:`Y_2 = \mathrm{vec}(n n^T)\,Q`, then :math:`Y_l = (Y_{l-2} \otimes Y_2)\,C_l`.
+
+    Args:
+        directions: unit vectors n; the result has their dtype, and is a polynomial in them.
+        quadratic: :func:`quadratic_form` and products: :func:`stretched_product` of degrees 4, 6 …, both in that dtype.
+    """
+    two = (directions[:, :, None] * directions[:, None]).flatten(1) @ quadratic
+    levels = [directions.new_ones(()).expand(two.shape[0], 1), two]
+    for matrix in products:
+        levels.append((levels[-1][:, :, None] * two[:, None]).flatten(1) @ matrix)
+    return torch.cat(levels, dim=1)
+
+
+def quadratic_form() -> Float64[Tensor, "nine five"]:
+    """Q with :math:`Y_2(n) = \\mathrm{vec}(n n^T)\\,Q`, by exact quadrature."""
+    points, weights = sphere_quadrature(4)
+    wanted = spherical_harmonics(points, recurrence_constants(2))[:, 4:]
+    product = (points[:, :, None] * points[:, None]).flatten(1)
+    # Symmetric products of degree 2 have mean squares 2/15 apart from the trace, which is of degree 0.
+    return (product * weights[:, None]).mT @ wanted * 7.5

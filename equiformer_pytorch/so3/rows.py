@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 
@@ -36,9 +36,30 @@ def rescale(degree: int, max_order: int) -> float:
     return ((2 * degree + 1) / (2 * max_order + 1)) ** 0.5 if degree > max_order else 1.0
 
 
+def rescaled_rows(
+    max_degree: int, max_order: int, used: int, low: int = 0, high: int | None = None
+) -> Float64[Tensor, " rows"]:
+    """:func:`rescale` of the order-major rows with |m| ≤ `max_order` of degrees ``low … high − 1``, where orders up to
+    `used` are in use."""
+    kept = range(low, max_degree + 1 if high is None else high)
+    rows = [degree for degree, _ in order_major_rows(max_degree, max_order) if degree in kept]
+    return torch.tensor([rescale(degree, used) for degree in rows], dtype=torch.float64)
+
+
+def kept_rows(max_degree: int, max_order: int, low: int, high: int) -> Int[Tensor, " rows"]:
+    """Places of the order-major rows of degrees ``low … high − 1``."""
+    rows = order_major_rows(max_degree, max_order)
+    return torch.tensor([place for place, (degree, _) in enumerate(rows) if low <= degree < high])
+
+
 def degree_index(max_degree: int) -> list[int]:
     """The degree of each degree-major component."""
     return [degree for degree in range(max_degree + 1) for _ in range(2 * degree + 1)]
+
+
+def component_degrees(low: int, high: int) -> Int[Tensor, " components"]:
+    """Of each component of the degrees ``low … high − 1`` its degree, counted from the first."""
+    return torch.tensor([degree - low for degree in degree_index(high - 1)[low**2 :]], dtype=torch.long)
 
 
 def split_degrees(

@@ -6,7 +6,7 @@ r"""Wigner D matrices in e3nn's real basis: of rotations given by angles, and of
 import math
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from equiformer_pytorch.so3.grid import gauss_legendre, sphere_quadrature
@@ -62,17 +62,23 @@ def x_half_turn_signs(degree: int) -> Float64[Tensor, " order"]:
     return torch.where(order < 0, -1.0, 1.0).double() * (-1) ** degree
 
 
+def half_turn_charts() -> Float64[Tensor, "three three"]:
+    """Constants of :func:`half_turn_to_y`: signs of a direction above and below the horizon, and ŷ."""
+    return torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
+
+
 def half_turn_to_y(
-    directions: Float[Tensor, "edges 3"],
-) -> tuple[Float[Tensor, "edges 3"], Bool[Tensor, " edges"]]:
+    directions: Float[Tensor, "edges 3"], charts: Float[Tensor, "three three"]
+) -> tuple[Float[Tensor, "edges 3"], Int[Tensor, " edges"]]:
     r"""Axis n of a half-turn that carries unit vectors r to y, in two charts without poles.
 
-    For :math:`r_y \ge 0` it is :math:`n = (r + ŷ)/|r + ŷ|`; the others (second result) must first be turned by π
+    For :math:`r_y \ge 0` it is :math:`n = (r + ŷ)/|r + ŷ|`; the others (second result, 1) must first be turned by π
     about x, which the axis takes into account. Both charts stay a right angle away from their singular point, so
     every derivative is bounded. They differ by a roll about the edge, which an SO(2)-equivariant map does not see.
+
+    Args:
+        charts: :func:`half_turn_charts`, in the dtype of the directions.
     """
-    x, y, z = directions.unbind(-1)
-    below = y < 0
-    n_y = ((1 + y.abs()) / 2).sqrt()
-    n_z = torch.where(below, -z, z) / (2 * n_y)
-    return torch.stack((x / (2 * n_y), n_y, n_z), dim=-1), below
+    below = (directions[:, 1] < 0).long()
+    together = directions * charts.index_select(0, below) + charts[2]
+    return together * (2 * together[:, 1:2]).rsqrt(), below

@@ -130,6 +130,7 @@ def test_published_models(direct):
             assert np.allclose(atoms.get_stress(voigt=False), (stress + stress.T) / 2, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_relaxation_and_dynamics():
     """An untrained potential has minima too: a relaxation finds one, and dynamics from there conserve energy."""
     atoms = as_atoms(molecule(5))

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,9 @@ def test_numbers_that_do_not(value, options, error):
 def test_per_degree():
     assert checks.per_degree("dim", 4, 3) == (4, 4, 4)
     assert checks.per_degree("dim", [4, 8, 1], 3) == (4, 8, 1)
-    for value, error in (((4, 4), ValueError), ("abc", TypeError), ((4, 0, 4), ValueError), ((4, 4.5, 4), TypeError)):
+    bad: dict[Any, type[Exception]]
+    bad = {(4, 4): ValueError, "abc": TypeError, (4, 0, 4): ValueError, (4, 4.5, 4): TypeError}
+    for value, error in bad.items():
         with pytest.raises(error, match="dim"):
             checks.per_degree("dim", value, 3)
 

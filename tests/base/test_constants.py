@@ -86,7 +86,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Any]]] = 
 }
 
 
-@pytest.mark.xfail(reason="until the modules of layers/ and published/ say how their constants are made", strict=False)
 @pytest.mark.parametrize("kind", MODELS)
 def test_models_are_built_without_memory(kind: str) -> None:
     """On the meta device, then given memory and the weights of a file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -55,7 +56,7 @@ def main() -> None:
         torch.manual_seed(0)
         version = name.split("_")[0]
         made = {"otf_graph": False, **config}
-        model = official_v2(args.v2, **made) if version == "v2" else official_v3(args.v3, **made)
+        model: Any = official_v2(args.v2, **made) if version == "v2" else official_v3(args.v3, **made)
         fill(model)
         # Gradient models keep what the loss needs of forces only in training; dropout is zero.
         model.train(name == "v3_gradient")
@@ -80,7 +81,7 @@ def main() -> None:
         )
         if not isinstance(outputs, dict):
             outputs = dict(zip(("energy", "forces"), outputs, strict=True))
-        loss_of(outputs).backward()
+        loss_of({str(key): x for key, x in outputs.items()}).backward()
         reference[name] = {
             "config": config,
             "hidden": hidden,

@@ -61,7 +61,7 @@ def test_large_structures_are_searched_by_cells(monkeypatch):
     torch.manual_seed(0)
     coordinates = gas()
     table = Table(1, POINTS)
-    all_pairs = nearest.find_neighbours(coordinates, table, num_neighbors=5, valid_radius=1e5)
+    all_pairs = nearest.find_neighbours(coordinates, table, num_neighbors=5, valid_radius=1e5)[:2]
     used = []
 
     def spy(*arguments):
@@ -70,6 +70,6 @@ def test_large_structures_are_searched_by_cells(monkeypatch):
 
     monkeypatch.setattr(nearest, "DENSE", 100)
     monkeypatch.setattr(nearest, "neighbours_by_cells", spy)
-    by_cells = nearest.find_neighbours(coordinates, table, num_neighbors=5, valid_radius=1e5)
+    by_cells = nearest.find_neighbours(coordinates, table, num_neighbors=5, valid_radius=1e5)[:2]
     assert used
-    assert all(torch.equal(a, b) for a, b in zip(all_pairs, by_cells, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(all_pairs[:2], by_cells[:2], strict=True))

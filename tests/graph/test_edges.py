@@ -1,94 +1,124 @@
+"""The graph of edges: sums, pieces, and the tensors that carry gradients."""
+
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import Slots
 from equiformer_pytorch.graph.table import Table
-from equiformer_pytorch.so3.edge_rotation import EdgeRotation
+from equiformer_pytorch.ops.rotate import gather_rotate
 from tests.layers.harness import graph_of
 from tests.models import build, example
-
-
-@given(sizes=st.lists(st.integers(0, 5), max_size=5))
-def test_tables_spread_and_gather(sizes):
-    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.long))
-    table = Table.from_groups(group, len(sizes))
-    members = torch.randn(sum(sizes), 2)
-    if sum(sizes):
-        spread = table.spread(members)
-        assert spread.shape == (len(sizes), max(sizes), 2)
-        assert table.gather(spread).equal(members)
-        for row, (size, part) in enumerate(zip(sizes, members.split(sizes), strict=True)):
-            assert spread[row, :size].equal(part)
-            if table.mask is not None:
-                assert table.mask[row].tolist() == [True] * size + [False] * (max(sizes) - size)
-    assert (table.mask is None) == (len(set(sizes)) <= 1)
-
-
-def test_equal_sizes_are_a_view():
-    members = torch.randn(6, 2)
-    assert Table.from_groups(torch.tensor([0, 0, 1, 1, 2, 2]), 3).spread(members).data_ptr() == members.data_ptr()
+from tests.ops.graphs import edge_graph
 
 
 def test_sums_and_ends():
-    model = build(valid_radius=1.5)
+    model = build(valid_radius=1.5, num_linear_attn_heads=1)  # which looks at structures
     sample = example(model)
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3]).bool()
     sample.extra["mask"] = mask
     graph = graph_of(model, sample)
     x = torch.randn(11, 3, dtype=torch.float64)
-    sums = graph.sum_structures(x)
+    sums = graph.structures.sum(x)
     torch.testing.assert_close(sums, torch.stack((x[:7].sum(0), x[7:].sum(0))))
-    ends = graph.add_ends(x, 10 * x)
+    # Of invariants alone a rotation makes nothing else.
+    ends = gather_rotate(x[:, None], 10 * x[:, None], graph, 0).squeeze(1)
     torch.testing.assert_close(ends, x[graph.senders] + 10 * x[graph.receivers])
     assert (graph.receivers.diff() >= 0).all()
+    edges = torch.randn(len(graph.senders), 2, 3, dtype=torch.float64)
+    received = [edges[graph.receivers == point].sum(0) for point in range(11)]
+    torch.testing.assert_close(graph.sum_receivers(edges), torch.stack(received))
 
 
-def test_softmax_is_the_formula():
-    """u · u e^t / Σ u e^t with t = u (s − mean of s), in rows of any length."""
-    model = build(valid_radius=1.8)
-    graph = graph_of(model, example(model))
-    points, slots = graph.neighbours.rows, graph.neighbours.columns
-    for attend_self in (True, False):
-        logits = 3 * torch.randn(points, 2, slots + attend_self, dtype=torch.float64)
-        weights = graph.softmax(logits, attend_self)
-        assert weights.shape == logits.shape
-        for point in range(points):
-            edges = (graph.receivers == point).nonzero().flatten()
-            u = graph.envelope[edges]
-            if attend_self:
-                u = torch.cat((u.new_ones(1), u))
-            s = logits[point, :, : len(u)]
-            terms = u * (u * (s - (u * s).sum(-1, keepdim=True) / (u.sum() + 0.01))).exp()
-            expected = u * terms / terms.sum(-1, keepdim=True).clamp(min=1e-300)
-            torch.testing.assert_close(weights[point, :, : len(u)], expected)
-            assert weights[point, :, len(u) :].abs().sum() == 0
+def test_spreading_needs_a_table():
+    graph = edge_graph([2, 1])
+    with pytest.raises(ValueError, match="no table"):
+        graph.spread(torch.zeros(3, 1))
+    with_table = edge_graph([2, 1], table=True)
+    x = torch.randn(3, 2)
+    assert with_table.spread(x).equal(with_table.table.spread(x))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_many_empty_slots_take_nothing(dtype):
-    """One neighbour beside eighty empty slots has all the weight, in half precision too; no NaN in second gradients."""
-    receivers = torch.tensor([0] + [1] * 81)
-    graph = Graph(
-        senders=torch.zeros(82, dtype=torch.long),
-        receivers=receivers,
-        neighbours=Table.from_groups(receivers, 3),
-        structures=Table(1, 3),
-        envelope=torch.ones(82, dtype=dtype),
-        edge_embedding=torch.zeros(82, 1, dtype=dtype),
-        rotation=EdgeRotation(1, ()),
-    )
-    for attend_self in (False, True):
-        logits = torch.zeros(3, 2, 81 + attend_self, dtype=dtype, requires_grad=True)
-        weights = graph.softmax(logits, attend_self)
-        assert (weights[0, :, : 1 + attend_self] == 1 / (1 + attend_self)).all()
-        assert weights[0, :, 1 + attend_self :].abs().max() == 0
-        assert weights[2, :, int(attend_self) :].abs().max() == 0
-        envelope = graph.envelope.clone().requires_grad_()
-        weights = replace(graph, envelope=envelope).softmax(logits, attend_self)
-        first = torch.autograd.grad(weights.float().square().sum(), (logits, envelope), create_graph=True)
-        for second in torch.autograd.grad(sum(g.float().square().sum() for g in first), (logits, envelope)):
-            assert second.isfinite().all()
+@pytest.mark.parametrize("attend_self", [False, True])
+@pytest.mark.parametrize("sizes", [[2, 2], [3, 0, 1], [0, 0], []])
+def test_slots_are_the_envelope_side_by_side(sizes, attend_self):
+    envelope = torch.rand(sum(sizes), dtype=torch.float64)
+    if sum(sizes):
+        envelope[0] = 0
+    receivers = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.long))
+    slots = Slots.of(Table.from_groups(receivers, len(sizes)), envelope, attend_self)
+    assert slots.envelope.shape == (len(sizes), attend_self + max(sizes, default=0), 1)
+    for row, part in enumerate(envelope.split(sizes)):
+        u = torch.cat((part.new_ones(int(attend_self)), part))
+        assert slots.envelope[row, : len(u), 0].equal(u)
+        assert slots.envelope[row, len(u) :].abs().sum() == 0
+        torch.testing.assert_close(slots.minus_share[row, : len(u), 0], -u / (u.sum() + 0.01))
+        assert slots.minus_share[row, len(u) :].abs().sum() == 0
+        present = u > 0
+        torch.testing.assert_close(slots.log_envelope[row, : len(u), 0][present], u[present].log())
+    assert slots.log_envelope.isfinite().all()
+    assert (slots.log_envelope[slots.envelope == 0] < -1e300).all()
+    for cut, whole in zip(slots.cut(slice(0, 1), 1), slots, strict=True):
+        assert cut.equal(whole[:1, :1])
+
+
+@pytest.mark.parametrize("table", [False, True])
+@given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=6), most=st.integers(1, 12))
+def test_pieces_are_the_graph(table, sizes, most):
+    graph = edge_graph(sizes, max_degree=5, table=table)
+    pieces = graph.pieces(most)
+    edges = 0
+    for (rows, piece), (following, _) in zip(pieces, [*pieces[1:], (slice(len(sizes), None), None)], strict=True):
+        assert rows.stop == following.start
+        assert piece.count == rows.stop - rows.start
+        own = slice(edges, edges + sum(sizes[rows]))
+        edges = own.stop
+        assert piece.senders.equal(graph.senders[own])
+        assert (piece.receivers + rows.start).equal(graph.receivers[own])
+        assert piece.receiver_points.equal(graph.receivers[own])
+        assert piece.scalars.equal(graph.scalars[own])
+        assert piece.envelope.equal(graph.envelope[own])
+        assert all(
+            part.equal(block[own]) for part, block in zip(piece.rotation.blocks, graph.rotation.blocks, strict=True)
+        )
+        x = torch.randn(len(graph.senders), 2)
+        assert piece.sum_receivers(x[own]).equal(graph.sum_receivers(x)[rows])
+        widest = max(sizes[rows])
+        taken = widest * piece.count if table else sum(sizes[rows])
+        assert taken <= most or piece.count == 1
+        if table:
+            assert (piece.table.rows, piece.table.columns) == (piece.count, widest)
+            for part, slots in zip(piece.slots, graph.slots, strict=True):
+                assert part.equal(slots[rows, : widest + 1])
+    assert pieces[0][0].start == 0
+    assert edges == sum(sizes)
+    # As few as there can be: no two neighbours fit into one.
+    for (one, _), (other, _) in pairwise(pieces):
+        joined = sizes[one.start : other.start + 1]
+        assert (max(joined) * len(joined) if table else sum(joined)) > most
+
+
+def test_no_points_make_no_pieces():
+    assert edge_graph([]).pieces(3) == edge_graph([], table=True).pieces(3) == []
+
+
+@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize("envelope", [False, True])
+def test_tensors_are_taken_out_and_put_in(table, envelope):
+    graph = edge_graph([2, 0, 3], max_degree=5, table=table, envelope=envelope)
+    tensors = graph.tensors()
+    assert len(tensors) == 1 + 3 * 1 + envelope + 3 * table
+    same = graph.with_tensors(tensors)
+    assert same.rotation.spans == graph.rotation.spans
+    assert all(a is b for a, b in zip(same.tensors(), tensors, strict=True))
+    other = graph.with_tensors([x + 1 for x in tensors])
+    for name in ("scalars", "envelope"):
+        if getattr(graph, name) is not None:
+            assert getattr(other, name).equal(getattr(graph, name) + 1)
+    assert all(a.equal(b + 1) for a, b in zip(other.rotation.blocks, graph.rotation.blocks, strict=True))
+    assert graph.slots is None or all(a.equal(b + 1) for a, b in zip(other.slots, graph.slots, strict=True))
+    assert replace(other, scalars=graph.scalars).senders is graph.senders

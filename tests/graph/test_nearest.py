@@ -53,7 +53,7 @@ def test_equal_the_obvious(data):
     expected = obvious(coors, sizes, num_neighbors, radius, None if steps is None else steps.tolist(), cap)
     for dense in (nearest.DENSE, 0):  # with 0 by cells, where there is no adjacency
         with mock.patch.object(nearest, "DENSE", dense):
-            senders, receivers = nearest.find_neighbours(
+            senders, receivers, known = nearest.find_neighbours(
                 coors,
                 structures,
                 num_neighbors=num_neighbors,
@@ -62,6 +62,8 @@ def test_equal_the_obvious(data):
                 max_sparse_neighbors=cap,
             )
         assert list(zip(receivers.tolist(), senders.tolist(), strict=True)) == expected
+        counts = torch.bincount(receivers, minlength=total).tolist()
+        assert known is None or not counts or known == (min(counts), max(counts))
 
 
 @pytest.mark.parametrize("pairs", [1, 10, 100])
@@ -71,16 +73,16 @@ def test_in_pieces(monkeypatch, pairs, adjacency):
     structures = Table.from_groups(torch.tensor([0] * 9 + [1] * 14), 2)
     steps = torch.randint(0, 3, (2, 14, 14)) if adjacency else None
     options = {"num_neighbors": 3, "valid_radius": 1.5, "graph_distance": steps, "max_sparse_neighbors": 2}
-    whole = nearest.find_neighbours(coors, structures, **options)
+    whole = nearest.find_neighbours(coors, structures, **options)[:2]
     monkeypatch.setattr(nearest, "PAIRS_AT_ONCE", pairs)
-    for one, two in zip(nearest.find_neighbours(coors, structures, **options), whole, strict=True):
+    for one, two in zip(nearest.find_neighbours(coors, structures, **options)[:2], whole, strict=True):
         assert one.equal(two)
 
 
 def test_close_distances_far_from_the_origin():
     """No cancellation: differences before squares."""
     coors = torch.tensor([[0.0, 0, 0], [1.001, 0, 0], [-1.0, 0, 0]]) + torch.tensor([1000.0, 0, 0])
-    senders, receivers = nearest.find_neighbours(coors, Table(1, 3), num_neighbors=1, valid_radius=5.0)
+    senders, receivers, _ = nearest.find_neighbours(coors, Table(1, 3), num_neighbors=1, valid_radius=5.0)
     assert senders[receivers == 0].tolist() == [2]
 
 
@@ -99,11 +101,11 @@ def test_cells_equal_all_pairs(monkeypatch, shape, num_neighbors):
     structures = Table.from_groups(torch.tensor([0] * 120 + [1] * 150 + [2] * 30), 3)
     radius = 1e5 if shape == "far apart" else 1.0
     options = {"num_neighbors": num_neighbors, "valid_radius": radius}
-    whole = nearest.find_neighbours(coors, structures, **options)
+    whole = nearest.find_neighbours(coors, structures, **options)[:2]
     monkeypatch.setattr(nearest, "DENSE", 0)
-    for one, two in zip(nearest.find_neighbours(coors, structures, **options), whole, strict=True):
+    for one, two in zip(nearest.find_neighbours(coors, structures, **options)[:2], whole, strict=True):
         assert one.equal(two)
-    senders, receivers = nearest.find_neighbours(coors[:120], Table(1, 120), **options)
+    senders, receivers, _ = nearest.find_neighbours(coors[:120], Table(1, 120), **options)
     mine = whole[1] < 120
     assert senders.equal(whole[0][mine])
     assert receivers.equal(whole[1][mine])
@@ -123,8 +125,8 @@ def test_ties_do_not_depend_on_the_rest_of_the_batch(monkeypatch, dtype, turned)
     results = []
     for dense in (nearest.DENSE, 0):
         monkeypatch.setattr(nearest, "DENSE", dense)
-        results.append(nearest.find_neighbours(lattice, Table(1, 216), **options))
-        senders, receivers = nearest.find_neighbours(together, table, **options)
+        results.append(nearest.find_neighbours(lattice, Table(1, 216), **options)[:2])
+        senders, receivers, _ = nearest.find_neighbours(together, table, **options)
         results.append((senders[receivers < 216], receivers[receivers < 216]))
     for senders, receivers in results[1:]:
         assert receivers.equal(results[0][1])

@@ -1,4 +1,4 @@
-"""Layers on their own: the graph that a model builds, and layers as functions that `check_equivariance` takes."""
+"""Layers on their own: the graph that a model builds, and layers as functions that `assert_equivariant` takes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch import Equiformer
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.fiber import Fiber, join
 from tests.models import Example
 
 
-def graph_of(model: Equiformer, sample: Example) -> Graph:
+def graph_of(model: Equiformer, sample: Example) -> EdgeGraph:
     """What the model's layers are given for this structure."""
     caught = []
     handle = model.embed.register_forward_pre_hook(lambda _, args: caught.append(args[1]))
@@ -41,12 +41,12 @@ def unflatten(flat: Tensor, fiber: Fiber, batch: int) -> dict[int, Tensor]:
 def as_function(layer: Callable, fiber_out: Fiber, model: Equiformer | None = None) -> Callable:
     """`layer(x)`, or `layer(x, graph)` with the graph of `model`, from dense features to dense features."""
 
-    def function(example: Example) -> dict[int, Tensor]:
-        batch, points = example.coors.shape[:2]
-        x = flatten(example.inputs)
+    def function(inputs: dict[int, Tensor], coors: Tensor) -> dict[int, Tensor]:
+        batch, points = coors.shape[:2]
+        x = flatten(inputs)
         if model is None:
             return unflatten(layer(x), fiber_out, batch)
-        structure = Example(torch.zeros(batch, points, model.dim_in[0]).to(x), example.coors)
+        structure = Example(torch.zeros(batch, points, model.dim_in[0]).to(x), coors)
         out = layer(x, graph_of(model, structure))
         return unflatten(out[0] if isinstance(out, tuple) else out, fiber_out, batch)
 

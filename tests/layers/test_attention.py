@@ -1,13 +1,22 @@
-"""Attention: weights, gates, single-headed keys and values, global heads."""
+"""Attention: its formula; weights, gates, single-headed keys and values, global heads."""
 
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from equiformer_pytorch.layers import joint, so2
+from equiformer_pytorch.layers.attention import heads as heads_module
+from equiformer_pytorch.layers.attention.l2_distance import squared_lengths
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention, _taylor_features
+from equiformer_pytorch.testing import assert_gradients
 from tests.layers.harness import graph_of
+from tests.layers.test_layers import plain_so2
 from tests.models import KINDS, Example, build, example
+from tests.ops.graphs import normal
+from tests.ops.test_softmax import by_slots
+from tests.oracle import matrices_of, turned, turned_back
 
 
 def attention_of(model, sample):
@@ -60,15 +69,137 @@ def test_gates_let_a_head_attend_to_nothing(kind):
         attention.to_gates.bias.fill_(800)
         sample.all_degrees(model)
         open_gates = caught[-1]
-        attention.to_gates = None
-        sample.all_degrees(model)
-        torch.testing.assert_close(caught[-1], open_gates)
-    assert open_gates.abs().max() > 1e-3
+        assert open_gates.abs().max() > 1e-3
+        without = build(**KINDS[kind], depth=1, gate_attn_head_outputs=False)
+        kept = {name: value for name, value in model.state_dict().items() if "to_gates" not in name}
+        without.load_state_dict(kept)
+        without.layers.blocks[0][0].register_forward_hook(lambda _, args, out: caught.append(out[0]))
+        sample.all_degrees(without)
+    torch.testing.assert_close(caught[-1], open_gates)
 
 
 def test_gates_are_per_head_of_every_degree():
     model = build(heads=(2, 3, 1), depth=1)
     assert model.layers.blocks[0][0].to_gates.out_features == 6
+
+
+def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """By the formulas, from the parameters, one degree and head at a time; see :class:`Attention`."""
+    degrees, channels, matrices = len(layer.heads), layer.channels, matrices_of(graph.rotation)
+    envelope = graph.table.gather(graph.slots.envelope[:, int(layer.attend_self) :])[:, 0]
+    normed = layer.norm(x)
+
+    # Messages: what both ends add, in the frame of the edge, through the SO(2) map; the same of the point itself.
+    ends = layer.conv.from_sender(normed)[graph.senders] + layer.conv.from_receiver(normed)[graph.receivers]
+    max_order = min(len(layer.fiber), degrees) - 1
+    aligned = turned(matrices, ends.unflatten(1, (len(layer.fiber) ** 2, -1)), max_order)
+    besides, message = plain_so2(layer.conv.so2, aligned, graph.scalars)
+    message = turned_back(matrices, message, degrees, max_order)
+    besides, message = graph.spread(besides), graph.spread(message)
+    if layer.attend_self:
+        scalars, *higher = layer.to_own.fiber_out.split(layer.to_own(normed))
+        own, of_own = scalars.split([channels, scalars.shape[2] - channels], dim=2)
+        besides = torch.cat((of_own, besides), dim=1)
+        message = torch.cat((torch.cat((own, *higher), dim=1)[:, None], message), dim=1)
+
+    # Gates.
+    z, gates = besides.split([layer.logit_invariants, (degrees - 1) * channels], dim=2)
+    parts = list(message.split([2 * degree + 1 for degree in range(degrees)], dim=2))
+    parts[0] = F.silu(parts[0])
+    for degree in range(1, degrees):
+        gate = gates[..., (degree - 1) * channels : degree * channels]
+        parts[degree] = parts[degree] * gate.sigmoid()[:, :, None]
+
+    out, weights, first, seen = [], [], 0, 0
+    of_heads = None if layer.to_gates is None else layer.to_gates(normed[:, : layer.fiber[0]]).sigmoid()
+    queries = None if mlp else layer.to_query.fiber_out.split(layer.to_query(normed))
+    for degree, part in enumerate(parts):
+        combined = []
+        for head in range(layer.heads[degree]):
+            key = 0 if layer.key_heads[degree] == 1 else head
+            if mlp:
+                width = layer.to_logits[degree].shape[1]
+                start = seen + key * width
+                mine = z[..., start : start + width]
+                smooth = layer.slope * mine + (1 - layer.slope) * mine * mine.sigmoid()
+                logits = smooth @ layer.to_logits[degree][head]
+            else:
+                # −|q − a m|² without q², where a ⊙ q is what the map of the point gives.
+                query = queries[degree][:, None, :, head * channels : (head + 1) * channels]
+                logits = 2 * (query * part).sum((2, 3)) - (layer.metric[degree][key] * part).square().sum((2, 3))
+                logits = logits / ((2 * degree + 1) * channels) ** 0.5
+            alpha = by_slots(logits[..., None], graph, envelope, layer.attend_self)[..., 0]
+            weights.append(alpha)
+            gate = 1.0 if of_heads is None else of_heads[:, first + head, None, None]
+            combined.append(gate * torch.einsum("ps,psoc->poc", alpha, part) @ layer.to_values[degree][key])
+        out.append((torch.cat(combined, dim=2) @ layer.to_out[degree]).flatten(1))
+        first += layer.heads[degree]
+        seen += (1 if layer.key_heads[degree] == 1 else layer.heads[degree]) * (
+            layer.to_logits[degree].shape[1] if mlp else 0
+        )
+    if layer.linear_attn is not None:
+        out[0] = out[0] + layer.linear_attn(normed[:, : layer.fiber[0]], graph) @ layer.linear_attn_to_out
+    return torch.cat(out, dim=1), weights
+
+
+FORMS = {
+    "plain": {},
+    "single key": {"single_headed_kv": True},
+    "no self": {"attend_self": False},
+    "no gates": {"gate_attn_head_outputs": False},
+    "uneven": {"heads": (3, 1, 2), "dim_head": (2, 5, 3), "dim": (6, 4, 5)},
+    "equal degrees": {"dim": 4, "heads": (2, 2, 1)},
+    "fewer degrees out": {"output_degrees": 1},
+    "global heads": {"num_linear_attn_heads": 2, "linear_attn_dim_head": 3},
+    "reflection": {"reflection_equivariant": True},
+}
+
+
+@pytest.mark.parametrize("arranged", ["narrow", "wide", "wide heads"])
+@pytest.mark.parametrize("mlp", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_attention_is_its_formula(monkeypatch, form, mlp, arranged):
+    """However the products are arranged."""
+    if arranged == "wide":
+        monkeypatch.setattr(joint, "NARROW", 0)
+        monkeypatch.setattr(so2, "NARROW", 0)
+    if arranged != "narrow":
+        monkeypatch.setattr(heads_module, "NARROW", 0)
+    model = build(depth=1, valid_radius=2.0, l2_dist_attention=not mlp, noise=0.5, **FORMS[form])
+    layer = model.layers.blocks[0][0]
+    graph = graph_of(model, example(model))
+    x = torch.randn(14, model.dim.width, dtype=torch.float64)
+    found, weights = layer(x, graph)
+    wanted, of_heads = plain_attention(layer, x, graph, mlp)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-11)
+    torch.testing.assert_close(torch.cat(weights, dim=1), torch.stack(of_heads, dim=1), rtol=0, atol=1e-12)
+    layer.rearrange()
+    torch.testing.assert_close(layer(x, graph)[0], wanted, rtol=0, atol=1e-11)
+    matrices = [build(parameters) for build, parameters in layer.parts()]
+    alone, none = layer(x, graph, matrices, with_weights=False)
+    torch.testing.assert_close(alone, wanted, rtol=0, atol=1e-11)
+    assert none == []
+
+
+def test_squared_lengths():
+    """Each square times the weight of its column, with derivatives of every order."""
+    messages, weights = normal(3, 2, 4), normal(4, 2, seed=1)
+    wanted = torch.einsum("rsc,rsc,ch->rsh", messages, messages, weights)
+    torch.testing.assert_close(squared_lengths(messages, weights), wanted)
+    assert_gradients(squared_lengths, {"messages": messages, "weights": weights})
+    leaf = messages.clone().requires_grad_()
+    loss, kept = squared_lengths(leaf, weights).sin().sum(), []
+    for _ in range(3):
+        (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        loss = slope.square().sum()
+    kept.append(slope)
+    loss = ((leaf * leaf) @ weights).sin().sum()
+    for _ in range(3):
+        (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        loss = slope.square().sum()
+    torch.testing.assert_close(slope, kept[0])
+    per_sample = torch.func.vmap(torch.func.grad(lambda m: squared_lengths(m[None], weights).sum()))(messages)
+    torch.testing.assert_close(per_sample, 2 * messages * weights.sum(1))
 
 
 def global_heads(features: torch.Tensor, sizes: list[int], layer: TaylorLinearAttention) -> torch.Tensor:
@@ -89,7 +220,7 @@ def global_heads(features: torch.Tensor, sizes: list[int], layer: TaylorLinearAt
 @pytest.mark.parametrize("sizes", [[7, 7], [7, 3], [7, 0], [1, 1]])
 def test_global_heads_are_their_formula(sizes):
     layer = TaylorLinearAttention(6, dim_head=4, heads=3).double()
-    model = build()
+    model = build(num_linear_attn_heads=1)
     points = max(sizes)
     sample = example(model, points=7)
     mask = torch.arange(points) < torch.tensor(sizes)[:, None]

@@ -5,14 +5,19 @@ import math
 import pytest
 import torch
 
-from equiformer_pytorch.layers.radial import RadialNetwork, envelope
+from equiformer_pytorch.layers.radial import Envelope, RadialNetwork
+
+# Of Equiformer, and of the published models.
+EXPONENTS = pytest.mark.parametrize("exponent", [6, 5])
 
 
+@EXPONENTS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_envelope(dtype):
+def test_envelope(dtype, exponent):
     radius = 3.0
     x = torch.linspace(0, 5, 501, dtype=dtype)
-    u = envelope(x, radius)
+    u = Envelope(exponent)(x, radius)
+    assert u.dtype == dtype
     assert u[0] == 1
     assert (u[x >= radius] == 0).all()
     assert (u.diff() <= 1e-6).all()
@@ -20,7 +25,16 @@ def test_envelope(dtype):
     assert u[x < radius - 0.01].min() > 0
 
 
-def test_envelope_has_two_continuous_derivatives_at_the_radius():
+@EXPONENTS
+def test_envelope_is_the_polynomial(exponent):
+    p, x = exponent, torch.rand(20, dtype=torch.float64)
+    wanted = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
+    torch.testing.assert_close(Envelope(p)(2.5 * x, 2.5), wanted, rtol=0, atol=1e-12)
+
+
+@EXPONENTS
+def test_envelope_has_two_continuous_derivatives_at_the_radius(exponent):
+    envelope = Envelope(exponent)
     x = torch.tensor([2.0 - 1e-5, 2.0, 2.0 + 1e-5], dtype=torch.float64, requires_grad=True)
     (first,) = torch.autograd.grad(envelope(x, 2.0).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
@@ -32,7 +46,18 @@ def test_envelope_has_two_continuous_derivatives_at_the_radius():
 
 
 def test_the_default_radius_leaves_neighbours_alone():
-    assert (envelope(torch.tensor([0.0, 1.0, 30.0]), 1e5) - 1).abs().max() < 1e-6
+    assert (Envelope(6)(torch.tensor([0.0, 1.0, 30.0]), 1e5) - 1).abs().max() < 1e-6
+
+
+def test_network_sees_gaussians_of_the_logarithm():
+    """24 evenly spaced ones between 0 and log(65), of the 24th part of that as width; the logarithm; the features."""
+    network = RadialNetwork(2, 5).double()
+    distance, features = 70 * torch.rand(9, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    span, logarithm = math.log(65), (1 + distance).log()[:, None]
+    centres = torch.linspace(0, span, 24, dtype=torch.float64)
+    gaussians = (-0.5 * ((logarithm - centres) / (span / 24)).square()).exp()
+    wanted = network.rest(network.first(torch.cat((gaussians, logarithm, features), dim=1)))
+    torch.testing.assert_close(network(distance, features), wanted, rtol=0, atol=1e-12)
 
 
 def test_network():

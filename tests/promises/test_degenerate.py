@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.models import KINDS, Example, build, example, over_inputs
+from tests.models import KINDS, Example, build, example, over_inputs, squares
 
 
 def assert_finite(model, sample: Example) -> None:
@@ -24,7 +24,7 @@ def assert_finite(model, sample: Example) -> None:
         assert x.shape == (batch, model.fiber_out[degree], 2 * degree + 1)
         assert x.isfinite().all()
     model.zero_grad()
-    loss = sum(x.square().sum() for x in out.values())
+    loss = squares(out)
     if loss.requires_grad:
         loss.backward()
         for tensor in (sample.coors, *model.parameters()):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import equiformer_pytorch
-from tests.models import KINDS, build, example
+from tests.models import KINDS, blocks, build, example, squares
 
 ROOT = Path(equiformer_pytorch.__file__).parents[1]
 
@@ -49,7 +49,7 @@ def test_no_parameter_is_unused(name, attention):
     model = build(**options)
     out = example(model, points=6).all_degrees(model)
     assert set(out) == set(range(min(model.output_degrees, model.num_degrees)))
-    sum(x.sum() for x in out.values()).backward()
+    squares(out).backward()
     unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not unused
 
@@ -58,7 +58,7 @@ WORKER = """
 import os, sys
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from tests.models import build, example
+from tests.models import build, example, squares
 
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
@@ -77,9 +77,9 @@ for options in (
         model.zero_grad(); single.zero_grad()
         mine = samples[rank]
         out = model(mine.inputs, mine.coors, **mine.extra, return_all_degrees=True)
-        sum(x.square().sum() for x in out.values()).backward()
-        total = sum(x.square().sum() for s in samples for x in s.all_degrees(single).values()) / 2
-        total.backward()
+        squares(out).backward()
+        for s in samples:
+            (squares(s.all_degrees(single)) / 2).backward()
         for (name, p), q in zip(single.named_parameters(), model.module.parameters()):
             scale = p.grad.abs().max() + 1e-12
             assert (p.grad - q.grad).abs().max() <= 1e-9 * scale, (options, name)
@@ -88,6 +88,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     """Gradients are the mean of both processes', with find_unused_parameters=False."""
     script = tmp_path / "worker.py"
@@ -113,6 +114,6 @@ def test_unread_degrees_are_not_computed():
     assert sizes[0] < sizes[1] < sizes[2]
     for k in (1, 2, 3):
         model = build(output_degrees=k)
-        last = model.layers.blocks[-1]
-        assert len(last[0].fiber_out) == len(last[1].fiber) == len(model.fiber_out) == k
+        attention, feed_forward = blocks(model)[-1]
+        assert len(attention.fiber_out) == len(feed_forward.fiber) == len(model.fiber_out) == k
     assert torch.is_tensor(example(model).all_degrees(model)[2])

@@ -1,37 +1,38 @@
 """Promise 3: equivariance, of whole models and of every degree; coincident points; symmetric structures."""
 
 import time
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from equiformer_pytorch import Equiformer
+from equiformer_pytorch.testing import Role, assert_equivariant
+from equiformer_pytorch.testing.equivariance import PROPER, TRANSFORMATIONS
 from tests import tolerances
-from tests.equivariance import check_equivariance, random_angles, turn
-from tests.models import KINDS, Example, build, example
-from tests.oracle import wigner_d
+from tests.models import KINDS, Example, blocks, build, example, grad_of, squares
+from tests.oracle import random_rotation
 
 DTYPES = [torch.float32, torch.float64]
 
 
-def check(model, sample: Example, dtype: torch.dtype, **options) -> None:
-    check_equivariance(
-        lambda moved: moved.all_degrees(model), sample.to(dtype), tolerances.EQUIVARIANCE[dtype], **options
-    )
+def check(model: Equiformer, sample: Example, dtype: torch.dtype, under: Sequence[str] = PROPER) -> None:
+    call = {**sample.to(dtype).call(), "return_all_degrees": True}
+    assert_equivariant(model, call, tolerance=tolerances.EQUIVARIANCE[dtype], under=under)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model(kind, dtype):
     model = build(dtype, **KINDS[kind])
-    check(model, example(model), dtype, reflection="reflection" in kind)
+    check(model, example(model), dtype, TRANSFORMATIONS if "reflection" in kind else PROPER)
 
 
 @pytest.mark.parametrize("kind", ["l2", "mlp"])
 def test_without_the_option_reflections_are_not_respected(kind):
     model = build(**KINDS[kind])
-    with pytest.raises(AssertionError, match="reflection: degree"):
-        check(model, example(model), torch.float64, reflection=True)
+    with pytest.raises(AssertionError, match="degree 1 under reflection"):
+        check(model, example(model), torch.float64, ("reflection",))
 
 
 @pytest.mark.parametrize("attention", ["l2", "mlp"])
@@ -67,9 +68,9 @@ def test_coincident_points(kind):
     sample.coors[0, 4:] = sample.coors[0, 3]
     check(model, sample, torch.float64)
     sample.coors.requires_grad_()
-    sum(x.square().sum() for x in sample.all_degrees(model).values()).backward()
-    assert sample.coors.grad.isfinite().all()
-    assert sample.coors.grad.abs().max() > 0
+    squares(sample.all_degrees(model)).backward()
+    assert grad_of(sample.coors).isfinite().all()
+    assert grad_of(sample.coors).abs().max() > 0
 
 
 @pytest.mark.parametrize("kind", ["l2", "mlp"])
@@ -115,11 +116,11 @@ def test_centre_of_an_octahedron_has_no_vector_in_any_layer(kind, turned, dtype)
     model = build(dtype, noise=0.0, **options)
     coors = OCTAHEDRON * 1.3
     if turned:
-        coors = coors @ wigner_d(1, *random_angles(3)).T
+        coors = coors @ random_rotation(3).T
     features = torch.randn(2, 5).double()[[0, 1, 1, 1, 1, 1, 1]]
 
     outputs = []
-    for attention, feed_forward in model.layers.blocks:
+    for attention, feed_forward in blocks(model):
         attention.register_forward_hook(lambda module, _, out: outputs.append((module.fiber_out, out[0])))
         feed_forward.register_forward_hook(lambda module, _, out: outputs.append((module.fiber, out)))
     with torch.no_grad():
@@ -147,7 +148,7 @@ def test_public_outputs_are_x_y_z(options):
     """The words of the interface: model(x, coors @ R).type1 == model(x, coors).type1 @ R."""
     model = build(**options)
     sample = example(model)
-    matrix = wigner_d(1, *random_angles(7))
+    matrix = random_rotation(7)
     plain = model(sample.inputs, sample.coors)
     moved = model(sample.inputs, sample.coors @ matrix)
     for got, wanted in ((moved.type0, plain.type0), (moved.type1, plain.type1 @ matrix)):
@@ -156,12 +157,8 @@ def test_public_outputs_are_x_y_z(options):
 
 def test_attention_weights_are_invariant():
     model = build(num_neighbors=3)
-    sample = example(model)
-    angles = random_angles(5)
-    coors = turn({1: sample.coors[:, :, None]}, angles, False)[1][:, :, 0]
-    _, plain = model(sample.inputs, sample.coors, return_attn=True)
-    _, moved = model(sample.inputs, coors, return_attn=True)
-    for layer, layer_moved in zip(plain, moved, strict=True):
-        for one, two in zip(layer, layer_moved, strict=True):
-            assert one.indices.equal(two.indices)
-            assert (one.weights - two.weights).abs().max() < 1e-11
+    call = {**example(model).call(), "return_attn": True}
+    names = [f"1.{layer}.{degree}" for layer in range(2) for degree in range(3)]
+    invariants = {f"{name}.{part}": Role() for name in names for part in ("weights", "indices")}
+    outputs = {"0.type0": None, "0.type1": None, **invariants}
+    assert_equivariant(model, call, outputs=outputs, tolerance=1e-11, under=("rotation", "translation"))

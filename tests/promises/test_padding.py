@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import tolerances
-from tests.models import KINDS, Example, build, example, over_inputs
+from tests.models import KINDS, Example, blocks, build, example, grad_of, over_inputs, squares
 
 BAD = [float("nan"), 1e30, float("-inf")]
 
@@ -82,10 +82,11 @@ def test_masked_points_have_zero_gradient_and_spoil_none(kind):
     mask = torch.tensor([[1, 1, 1, 0, 1, 0], [1, 1, 0, 0, 0, 0]]).bool()
     batch = pad(example(model, points=6), mask, float("nan"))
     batch.coors.requires_grad_()
-    sum(x.square().sum() for x in batch.all_degrees(model).values()).backward()
-    assert batch.coors.grad[~mask].abs().sum() == 0
-    assert batch.coors.grad[mask].isfinite().all()
-    assert batch.coors.grad[0][mask[0]].abs().max() > 0
+    squares(batch.all_degrees(model)).backward()
+    slope = grad_of(batch.coors)
+    assert slope[~mask].abs().sum() == 0
+    assert slope[mask].isfinite().all()
+    assert slope[0][mask[0]].abs().max() > 0
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
 
@@ -149,7 +150,7 @@ def test_empty_slots_weigh_nothing_however_sharp_the_attention(kind, dtype):
     """Points with fewer neighbours than others have empty slots; logits of ±1000 do not bring them to life."""
     model = build(**KINDS[kind], valid_radius=1.5, attend_self=False)
     with torch.no_grad():
-        for attention, _ in model.layers.blocks:
+        for attention, _ in blocks(model):
             for weight in attention.metric if kind == "l2" else attention.to_logits:
                 weight *= 30 if dtype in (torch.float32, torch.float64) else 3
     model.to(dtype)

@@ -6,7 +6,7 @@ import torch
 from equiformer_pytorch import Equiformer
 from equiformer_pytorch.utils import torch_default_dtype
 from tests import tolerances
-from tests.models import KINDS, SMALL, Example, build, example, relative
+from tests.models import KINDS, SMALL, Example, build, example, grad_of, relative, squares
 
 HALF = [torch.bfloat16, torch.float16]
 SOME = ["l2", "mlp", "mlp-linear-heads", "l2-radius", "l2-adjacency", "l2-edges", "l2-reversible", "mlp-reflection"]
@@ -40,9 +40,9 @@ def test_half_precision_modules(kind, dtype):
             assert x.dtype == dtype
             assert x.isfinite().all()
             assert relative(x, expected[degree]) < tolerances.LOW_PRECISION[dtype]
-        sum(x.float().square().sum() for x in out.values()).backward()
-        assert coors.grad.isfinite().all()
-        assert coors.grad.abs().max() > 0
+        squares({degree: x.float() for degree, x in out.items()}).backward()
+        assert grad_of(coors).isfinite().all()
+        assert grad_of(coors).abs().max() > 0
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -57,7 +57,7 @@ def test_autocast(kind, dtype):
     assert any((x - expected[d]).abs().max() > 1e-6 for d, x in out.items()), "autocast had no effect"
     for degree, x in out.items():
         assert relative(x, expected[degree]) < tolerances.LOW_PRECISION[dtype]
-    sum(x.float().square().sum() for x in out.values()).backward()
+    squares({degree: x.float() for degree, x in out.items()}).backward()
     for tensor in (sample.coors, *model.parameters()):
         assert tensor.grad is not None
         assert tensor.grad.isfinite().all()

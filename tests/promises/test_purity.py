@@ -6,12 +6,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import equiformer_pytorch
-from tests.models import KINDS, build, example
+from tests.models import KINDS, build, example, squares
 
 ROOT = Path(equiformer_pytorch.__file__).parents[1]
 
@@ -30,7 +31,7 @@ def test_inputs_are_not_changed(kind, masked):
     tensors = [sample.coors, *inputs.values(), *sample.extra.values()]
     before = [(x, x.detach().clone(), x._version, x.requires_grad) for x in tensors]
     keys = list(inputs.items())
-    sum(x.sum() for x in sample.all_degrees(model).values()).backward()
+    squares(sample.all_degrees(model)).backward()
     for x, copy, version, grad in before:
         assert x.equal(copy)
         assert x._version == version
@@ -58,7 +59,7 @@ def test_outputs_are_not_views_of_inputs_or_state(kind):
 
 
 def test_models_share_no_state():
-    options = {"num_degrees": 4, "dim": 3, "output_degrees": 4}
+    options: dict[str, Any] = {"num_degrees": 4, "dim": 3, "output_degrees": 4}
     one, two = build(**options), build(**options)
 
     def storages(model):
@@ -103,6 +104,7 @@ assert coors.grad.isfinite().all()
 """
 
 
+@pytest.mark.slow
 def test_where_the_first_model_is_built_does_not_matter_to_the_next():
     """No cache of tensors: the first in inference mode, on the meta device, in another default dtype."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

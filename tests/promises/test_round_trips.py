@@ -3,14 +3,15 @@
 import copy
 import io
 import pickle
+from typing import Any
 
 import pytest
 import torch
 from torch.func import functional_call, grad, hessian, jacrev, stack_module_state, vmap
 
 from equiformer_pytorch import Equiformer
-from tests.models import KINDS, SMALL, build, example, relative
-from tests.promises.test_reversible import PlainRecurrence
+from tests.models import KINDS, SMALL, build, example, grad_of, relative, squares
+from tests.promises.test_reversible import without_reversing
 
 
 def assert_equal_outputs(one, two, sample) -> None:
@@ -69,7 +70,7 @@ def test_deepcopy_pickle_and_torch_save(kind):
 def test_copies_after_a_backward_pass():
     model = build(reversible=True)
     sample = example(model)
-    sum(x.sum() for x in sample.all_degrees(model).values()).backward()
+    squares(sample.all_degrees(model)).backward()
     assert_equal_outputs(model, copy.deepcopy(model), sample)
     assert_equal_outputs(model, pickle.loads(pickle.dumps(model)), sample)
 
@@ -81,7 +82,7 @@ def scalar_of(model, sample):
     def scalar(parameters, coors):
         extra = {**sample.extra, "return_all_degrees": True}
         out = functional_call(model, parameters, (sample.inputs, coors), extra)
-        return sum(x.square().sum() for x in out.values())
+        return squares(out)
 
     return scalar, {name: p.detach() for name, p in model.named_parameters()}
 
@@ -91,15 +92,15 @@ def test_functional_call_and_grad(kind):
     model = build(**KINDS[kind])
     sample = example(model, points=5)
     scalar, parameters = scalar_of(model, sample)
-    expected = sum(x.square().sum() for x in sample.all_degrees(model).values())
+    expected = squares(sample.all_degrees(model))
     assert relative(scalar(parameters, sample.coors), expected) < 1e-13
 
     by_parameters, by_coors = grad(scalar, argnums=(0, 1))(parameters, sample.coors)
     sample.coors.requires_grad_()
-    sum(x.square().sum() for x in sample.all_degrees(model).values()).backward()
-    assert relative(by_coors, sample.coors.grad) < 1e-10
+    squares(sample.all_degrees(model)).backward()
+    assert relative(by_coors, grad_of(sample.coors)) < 1e-10
     for name, parameter in model.named_parameters():
-        assert relative(by_parameters[name], parameter.grad) < 1e-9, name
+        assert relative(by_parameters[name], grad_of(parameter)) < 1e-9, name
 
 
 # torch's own forward mode warns of its own scripted functions when it is first used.
@@ -113,14 +114,13 @@ def test_jacrev_and_hessian(kind):
     def vectors(coors):
         return functional_call(model, parameters, (sample.inputs, coors), sample.extra).type1
 
-    expected = torch.autograd.functional.jacobian(vectors, sample.coors)
+    expected: Any = torch.autograd.functional.jacobian(vectors, sample.coors)
     assert relative(jacrev(vectors)(sample.coors), expected) < 1e-10
     second = hessian(lambda coors: scalar(parameters, coors))(sample.coors)
     if not model.layers.__class__.__name__.startswith("Reversible"):
         expected = torch.autograd.functional.hessian(lambda coors: scalar(parameters, coors), sample.coors)
     else:
-        plain = copy.deepcopy(model)
-        plain.layers = PlainRecurrence(plain.layers.blocks)
+        plain = without_reversing(model)
         scalar, _ = scalar_of(plain, sample)
         expected = torch.autograd.functional.hessian(lambda coors: scalar(parameters, coors), sample.coors)
     assert relative(second, expected) < 1e-9
@@ -137,20 +137,19 @@ def test_vmap_over_an_ensemble_of_parameters(kind):
         return functional_call(models[0], (parameters, buffers), (sample.inputs, sample.coors), extra)
 
     together = vmap(call)(parameters, buffers)
-    gradients = vmap(grad(lambda p, b: sum(x.square().sum() for x in call(p, b).values())))(parameters, buffers)
+    gradients = vmap(grad(lambda p, b: squares(call(p, b))))(parameters, buffers)
     for i, model in enumerate(models):
         expected = sample.all_degrees(model)
         for degree, x in together.items():
             assert relative(x[i], expected[degree]) < 1e-11
-        sum(x.square().sum() for x in expected.values()).backward()
+        squares(expected).backward()
         for name, parameter in model.named_parameters():
-            assert relative(gradients[name][i], parameter.grad) < 1e-9, name
+            assert relative(gradients[name][i], grad_of(parameter)) < 1e-9, name
 
 
 def test_reversible_functional_gradients_equal_the_plain_ones():
     model = build(reversible=True, depth=3)
-    plain = copy.deepcopy(model)
-    plain.layers = PlainRecurrence(plain.layers.blocks)
+    plain = without_reversing(model)
     sample = example(model, points=5)
     results = []
     for which in (model, plain):

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.official import _Smearing
 from equiformer_pytorch import EquiformerV2, EquiformerV3
+from equiformer_pytorch.published.radial import GaussianSmearing
 from tests.data.build_published import CASES, projections
 from tests.published_cases import PARITY, SHIPPED, fill, loss_of, relative
 from tests.tolerances import PUBLISHED
@@ -59,3 +61,11 @@ def test_full_numbers(path):
         grad = gradients[key]
         assert grad is not None, key
         assert relative(grad, value) < PUBLISHED or (grad - value).abs().max() < 1e-15, key
+
+
+def test_the_official_code_is_given_the_same_basis():
+    distance = torch.linspace(0, 6, 50, dtype=torch.float64)
+    stand_in = _Smearing(0.0, 5.0, 40, 2.0).double()
+    assert relative(stand_in(distance), GaussianSmearing(5.0, 40)(distance)) < 1e-6  # its centres are of float32
+    assert list(stand_in.state_dict()) == ["offset"]
+    assert stand_in.num_output == 40

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +11,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.layers.attention.heads import Heads
+from equiformer_pytorch.layers.attention.points import OfPoints, PointMaps
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
-from equiformer_pytorch.layers.chunked import over_receivers
 from equiformer_pytorch.layers.conv import Conv
-from equiformer_pytorch.layers.fiber import Fiber, join
+from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
+from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
+from equiformer_pytorch.ops.pieces import over_receivers
+from equiformer_pytorch.ops.rotate import rotate_out
+from equiformer_pytorch.ops.softmax import slot_softmax
+from equiformer_pytorch.so3.rows import component_degrees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +42,7 @@ class AttentionConfig:
     reflection_equivariant: bool
 
 
-class Attention(nn.Module, ABC):
+class Attention(TakesMatrices):
     r"""Attention of each point over its edges, with heads of its own for every degree,
 
     .. math:: y_i = W \bigoplus_h \gamma_{ih}\, V_h \Bigl(\alpha_{ii}^h m_i + \sum_j \alpha_{ij}^h m_{ij}\Bigr).
@@ -49,6 +56,9 @@ class Attention(nn.Module, ABC):
     :math:`V_h` above all, acts on points after the sum, which are k times fewer than edges. A head's gate γ is a
     sigmoid of the invariants, so that it can attend to nothing. With `single_headed_kv` the heads of a degree share V
     and whatever else makes the keys.
+
+    All maps of the points are one product, all orders of an edge another; where that would be mostly zeros, there is
+    one product for each degree and order (:class:`PointMaps`, :class:`SO2Linear`).
     """
 
     def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig, *, logit_invariants: int = 0) -> None:
@@ -64,16 +74,17 @@ class Attention(nn.Module, ABC):
         self.columns = [(2 * degree + 1) * self.channels for degree in range(degrees)]
 
         self.norm = Norm(fiber)
-        self.invariants = [logit_invariants, (degrees - 1) * self.channels]
+        self.logit_invariants, gates = logit_invariants, (degrees - 1) * self.channels
         self.conv = Conv(
             fiber,
             degrees,
             self.channels,
-            invariants=sum(self.invariants),
+            invariants=logit_invariants + gates,
+            gates=gates,
             radial_dim=config.radial_dim,
             reflection_equivariant=config.reflection_equivariant,
         )
-        own = Fiber((self.channels + sum(self.invariants), *(self.channels,) * (degrees - 1)))
+        own = Fiber((self.channels + logit_invariants + gates, *(self.channels,) * (degrees - 1)))
         self.to_own = Linear(fiber, own, bias=True) if config.attend_self else None
         self.to_values = nn.ParameterList(
             torch.randn(h, self.channels, d) * self.channels**-0.5
@@ -87,6 +98,7 @@ class Attention(nn.Module, ABC):
         self.to_out = nn.ParameterList(
             torch.randn(width, out) * s for width, out, s in zip(combined, fiber_out, scale, strict=True)
         )
+        self.to_query: Linear | None = None
         self.linear_attn = None
         if linear_attn_dim:
             self.linear_attn = TaylorLinearAttention(
@@ -94,68 +106,106 @@ class Attention(nn.Module, ABC):
             )
             self.linear_attn_to_out = nn.Parameter(torch.randn(linear_attn_dim, fiber_out[0]) * scale[0])
 
-    def forward(
-        self, x: Float[Tensor, "points width"], graph: Graph
-    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
-        """The features to add, and the attention weights per degree, slot 0 being the point itself where it attends
-        to itself."""
-        x = self.norm(x)
-        out, weights = over_receivers(self._attend, x, self.conv.from_sender(x), graph, self.conv.width)
-        if self.linear_attn is not None:
-            attended = self.linear_attn(x[:, : self.scalars], graph) @ self.linear_attn_to_out
-            out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
-        return out, list(weights.split(list(self.heads), dim=1))
+    def _plan(self) -> None:
+        """How the products are arranged; subclasses call it when their own maps are there."""
+        self.points = PointMaps(
+            self.conv,
+            self.to_own,
+            self.to_gates,
+            self.to_query,
+            heads=self.heads,
+            channels=self.channels,
+            logit_invariants=self.logit_invariants,
+        )
+        self.to_points = Heads(self.heads, self.key_heads, self.dim_head, self.channels, self.fiber_out)
+        self.constant("component_degree", component_degrees, 0, len(self.heads))
+
+    def parts(self) -> list[Part]:
+        """Norm, maps of the points, of the edges, of the sums, logits."""
+        return [
+            (self.norm.spread_gain, [self.norm.gain]),
+            (self.points.build, self.points.parameters_in_order()),
+            (self.conv.so2.build, self.conv.so2.parameters_in_order()),
+            (self.to_points.build, [*self.to_values, *self.to_out]),
+            (self.build_logits, self.logit_parameters()),
+        ]
+
+    @abstractmethod
+    def logit_parameters(self) -> list[Tensor]:
+        """The parameters that :meth:`build_logits` takes."""
+
+    @abstractmethod
+    def build_logits(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """The matrices that :meth:`logits` takes."""
 
     @abstractmethod
     def logits(
         self,
-        x: Float[Tensor, "receivers width"],
         messages: Float[Tensor, "receivers slots components_channels"],
         invariants: Float[Tensor, "receivers slots logit_invariants"],
-    ) -> Float[Tensor, "receivers heads slots"]:
-        """Of the heads of all degrees, side by side, from the normed receivers and what they attend to."""
+        query: Tensor | None,
+        matrices: Sequence[Tensor],
+    ) -> Float[Tensor, "receivers slots heads"]:
+        """Of the heads of all degrees, side by side."""
+
+    def forward(
+        self,
+        x: Float[Tensor, "points width"],
+        graph: EdgeGraph,
+        matrices: Matrices | None = None,
+        with_weights: bool = True,
+    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
+        """The features to add; and, where wanted, the attention weights per degree, slot 0 being the point itself where
+        it attends to itself. `matrices` are those of :meth:`parts`."""
+        matrices = self.own_matrices() if matrices is None else matrices
+        (gain,), for_points, for_edges, for_heads, for_logits = matrices
+        normed = self.norm(x, gain)
+        of_points = self.points(normed, for_points)
+        _, slots = graph.laid_out()
+        columns = slots.envelope.shape[1]
+
+        def attend(rows: slice, graph: EdgeGraph) -> tuple[Tensor, ...]:
+            """Softmax, gates and weighted sums, for some receivers."""
+            _, slots = graph.laid_out()
+            mine = of_points.receiving(rows)
+            invariants, message = self.conv(mine.sender, mine.receiver, graph, for_edges)
+            message = rotate_out(message, graph.rotation, len(self.heads), self.conv.so2.max_order)
+            messages, invariants = self._messages(message, invariants, mine, graph)
+            logits = self.logits(messages, invariants, mine.query, for_logits)
+            gated, shares = slot_softmax(logits, slots, None if mine.gates is None else mine.gates.sigmoid())
+            out = self.to_points(messages, gated.to(messages.dtype), for_heads)
+            if not with_weights:
+                return (out,)
+            found = shares.detach() * slots.envelope.detach()
+            return out, F.pad(found, (0, 0, 0, columns - found.shape[1]))
+
+        out, *weights = over_receivers(attend, graph, self.conv.width, x.shape[0])
+        if self.linear_attn is not None:
+            attended = self.linear_attn(normed[:, : self.scalars], graph) @ self.linear_attn_to_out
+            out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
+        return out, [part for found in weights for part in found.mT.split(list(self.heads), dim=1)]
 
     def _messages(
-        self, x: Tensor, sender: Tensor, graph: Graph
-    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers slots logit_invariants"]]:
-        """What each receiver attends to: itself first, where it does, then its edges."""
-        orders, invariants = self.conv(x, sender, graph)
-        for_logits, gates = self._gates(orders[0][:, 0, 0], invariants)
-        gated = [order * gates[:, None, m:] for m, order in enumerate(orders)]
-        messages = graph.neighbours.spread(graph.rotation.restore(gated).flatten(1))
-        for_logits = graph.neighbours.spread(for_logits)
-        if self.to_own is None:
-            return messages, for_logits
-        scalars, *higher = self.to_own.fiber_out.split(self.to_own(x))
-        scalars, invariants = scalars.squeeze(1).split([self.channels, sum(self.invariants)], dim=-1)
-        own_for_logits, gates = self._gates(scalars, invariants)
-        own = join([part * gates[:, degree, None] for degree, part in enumerate([scalars[:, None], *higher])])
-        return torch.cat((own[:, None], messages), dim=1), torch.cat((own_for_logits[:, None], for_logits), dim=1)
-
-    def _gates(
-        self, scalars: Float[Tensor, "members channels"], invariants: Float[Tensor, "members invariants"]
-    ) -> tuple[Float[Tensor, "members logit_invariants"], Float[Tensor, "members degrees channels"]]:
-        """The invariants for the logits, and the factors of each degree; the scalars gate themselves (SiLU)."""
-        for_logits, gates = invariants.split(self.invariants, dim=-1)
-        return for_logits, torch.sigmoid(torch.cat((scalars, gates), dim=-1)).unflatten(-1, (-1, self.channels))
-
-    def _attend(self, x: Tensor, sender: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Softmax, gates, weighted sums, values and output map, for some receivers."""
-        messages, invariants = self._messages(x, sender, graph)
-        weights = gated = graph.softmax(self.logits(x, messages, invariants), self.attend_self)
-        if self.to_gates is not None:
-            gated = weights * torch.sigmoid(self.to_gates(x[:, : self.scalars]))[:, :, None]
-
-        outputs = []
-        by_degree = zip(gated.split(list(self.heads), dim=1), messages.split(self.columns, dim=-1), strict=True)
-        for degree, (gated_weights, message) in enumerate(by_degree):
-            summed = torch.bmm(gated_weights.to(message.dtype), message)
-            summed = summed.unflatten(-1, (2 * degree + 1, self.channels)).transpose(1, 2).flatten(2)
-            outputs.append(summed @ self._values_to_out(degree))
-        return join(outputs), weights.detach()
-
-    def _values_to_out(self, degree: int) -> Float[Tensor, "heads_channels channels_out"]:
-        """Value map and output map of the heads of one degree, multiplied out: they act on points, the product on
-        weights, and its size does not depend on the number of points."""
-        to_out = self.to_out[degree].unflatten(0, (self.heads[degree], -1))
-        return (self.to_values[degree] @ to_out).flatten(0, 1)
+        self,
+        message: Float[Tensor, "edges components channels"],
+        invariants: Float[Tensor, "edges invariants"],
+        mine: OfPoints,
+        graph: EdgeGraph,
+    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers slots invariants"]]:
+        """What each receiver attends to, itself first, where it does, then its edges; and invariants for the logits."""
+        messages, invariants = graph.spread(message), graph.spread(invariants)
+        if mine.own is not None and mine.invariants is not None:
+            messages = torch.cat((mine.own[:, None], messages), dim=1)
+            if invariants.shape[2]:
+                invariants = torch.cat((mine.invariants[:, None], invariants), dim=1)
+        messages = messages.flatten(2)
+        if self.points.gated:
+            return messages, invariants
+        if len(self.heads) == 1:
+            return F.silu(messages), invariants
+        kept, gates = messages[..., :0], invariants
+        if self.logit_invariants:
+            sizes = [self.logit_invariants, gates.shape[-1] - self.logit_invariants]
+            kept, gates = invariants.split(sizes, dim=-1)
+        gates = gates.sigmoid().unflatten(-1, (-1, self.channels))
+        return messages * gates.index_select(2, self.get_buffer("component_degree")).flatten(2), kept

@@ -1,12 +1,48 @@
 """Attention by the distance of query and key."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
+from equiformer_pytorch.ops.dispatch import traced
+
+
+def logit_scales(heads: Sequence[int], columns: Sequence[int]) -> Float64[Tensor, " heads"]:
+    """Of each head, 2/√(components · channels) of its degree."""
+    scales = [2 * of_degree**-0.5 for of_degree, count in zip(columns, heads, strict=True) for _ in range(count)]
+    return torch.tensor(scales, dtype=torch.float64)
+
+
+def squared_lengths(
+    messages: Float[Tensor, "receivers slots columns"], weights: Float[Tensor, "columns heads"]
+) -> Float[Tensor, "receivers slots heads"]:
+    """Of the messages, each square times the weight of its column."""
+    if traced() or torch.is_autocast_enabled(messages.device.type):
+        return (messages * messages) @ weights
+    return _SquaredLengths.apply(messages, weights)  # pyright: ignore[reportReturnType]
+
+
+class _SquaredLengths(torch.autograd.Function):
+    """Keeps the messages, which others keep too, not their squares; derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, messages: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(messages, weights)
+        return (messages * messages) @ weights
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor):
+        messages, weights = ctx.saved_tensors
+        of_weights = (messages * messages).flatten(0, 1).mT @ slopes[0].flatten(0, 1)
+        return (slopes[0] @ (2 * weights).mT) * messages, of_weights
 
 
 class L2DistAttention(Attention):
@@ -23,27 +59,30 @@ class L2DistAttention(Attention):
         super().__init__(fiber, fiber_out, config)
         self.to_query = Linear(fiber, Fiber(h * self.channels for h in self.heads), bias=True)
         self.metric = nn.ParameterList(torch.ones(h, self.channels) for h in self.key_heads)
+        self.constant("scale", logit_scales, self.heads, tuple(self.columns))
+        self._plan()
+
+    def logit_parameters(self) -> list[Tensor]:
+        """The factors a of each degree."""
+        return list(self.metric)
+
+    def build_logits(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """a of all heads (columns) for the components of all degrees (rows), zero for those of other degrees."""
+        columns = []
+        for degree, (metric, heads) in enumerate(zip(parameters, self.heads, strict=True)):
+            columns.append(metric.expand(heads, -1).repeat(1, 2 * degree + 1))
+        return [torch.block_diag(*columns).mT]
 
     def logits(
         self,
-        x: Float[Tensor, "receivers width"],
         messages: Float[Tensor, "receivers slots components_channels"],
         invariants: Float[Tensor, "receivers slots logit_invariants"],
-    ) -> Float[Tensor, "receivers heads slots"]:
+        query: Tensor | None,
+        matrices: Sequence[Tensor],
+    ) -> Float[Tensor, "receivers slots heads"]:
         """As in the base class; asks for no invariants."""
-        lengths = ((messages * messages) @ self._lengths()).mT.split(list(self.heads), dim=1)
-        queries = self.to_query.fiber_out.split(self.to_query(x))
-        logits = []
-        for degree, message in enumerate(messages.split(self.columns, dim=-1)):
-            query = queries[degree].unflatten(-1, (self.heads[degree], self.channels)).transpose(1, 2).flatten(2)
-            scale = self.columns[degree] ** -0.5
-            logits.append(torch.baddbmm(lengths[degree], query, message.mT, beta=-1, alpha=2 * scale))
-        return torch.cat(logits, dim=1)
-
-    def _lengths(self) -> Float[Tensor, "components_channels heads"]:
-        """The matrix that takes squared components to the scaled squared lengths of the keys of all heads."""
-        columns = []
-        for degree, (metric, heads) in enumerate(zip(self.metric, self.heads, strict=True)):
-            scaled = metric * metric * self.columns[degree] ** -0.5
-            columns.append(scaled.expand(heads, -1).repeat(1, 2 * degree + 1))
-        return torch.block_diag(*columns).T
+        if query is None:
+            raise ValueError("query is missing: the logits are distances to it")
+        lengths = squared_lengths(messages, matrices[0].square())
+        logits = torch.baddbmm(lengths, messages, query.mT, beta=-0.5)
+        return logits * self.cast("scale", logits.dtype)

@@ -1,10 +1,14 @@
 """Attention by a small network of the message."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equiformer_pytorch.layers.activation import smooth_leaky_relu
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
 
@@ -37,18 +41,24 @@ class MLPAttention(Attention):
         self.to_logits = nn.ParameterList(
             torch.randn(h, attn_hidden_dim_mult) * attn_hidden_dim_mult**-0.5 for h in self.heads
         )
+        self._plan()
+
+    def logit_parameters(self) -> list[Tensor]:
+        """w of each degree."""
+        return list(self.to_logits)
+
+    def build_logits(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """One matrix from the invariants of all degrees to the logits of all heads."""
+        shared = [width == weight.shape[1] for weight, width in zip(parameters, self.hidden, strict=True)]
+        blocks = [w if one else torch.block_diag(*w.unbind(0)) for w, one in zip(parameters, shared, strict=True)]
+        return [torch.block_diag(*blocks).mT]
 
     def logits(
         self,
-        x: Float[Tensor, "receivers width"],
         messages: Float[Tensor, "receivers slots components_channels"],
         invariants: Float[Tensor, "receivers slots logit_invariants"],
-    ) -> Float[Tensor, "receivers heads slots"]:
+        query: Tensor | None,
+        matrices: Sequence[Tensor],
+    ) -> Float[Tensor, "receivers slots heads"]:
         """As in the base class; looks at the invariants alone."""
-        activated = self.slope * invariants + (1 - self.slope) * F.silu(invariants)
-        hidden = activated.split(self.hidden, dim=-1)
-        logits = [
-            (z.unflatten(-1, (-1, weight.shape[-1])) * weight).sum(-1)
-            for z, weight in zip(hidden, self.to_logits, strict=True)
-        ]
-        return torch.cat(logits, dim=-1).mT
+        return smooth_leaky_relu(invariants, self.slope) @ matrices[0]

@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equiformer_pytorch.graph.edges import Graph
+from equiformer_pytorch.graph.edges import EdgeGraph
 
 
 class TaylorLinearAttention(nn.Module):
@@ -25,9 +25,11 @@ class TaylorLinearAttention(nn.Module):
         self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
         self.to_gates = nn.Linear(dim, heads * dim_head)
 
-    def forward(self, invariants: Float[Tensor, "points dim"], graph: Graph) -> Float[Tensor, "points heads_dim"]:
+    def forward(self, invariants: Float[Tensor, "points dim"], graph: EdgeGraph) -> Float[Tensor, "points heads_dim"]:
         query, key, value = rearrange(self.to_qkv(invariants), "p (three h d) -> three p h d", three=3, h=self.heads)
         structures = graph.structures
+        if structures is None:
+            raise ValueError("this graph has no table of each structure's points")
         query = structures.spread(_taylor_features(query * self.scale))
         key = structures.spread(_taylor_features(key))
         value = structures.spread(torch.nn.functional.pad(value, (0, 1), value=1.0))

@@ -1,0 +1,172 @@
+"""The maps of the points that an attention starts from, all in one product or few."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from equiformer_pytorch.base.constants import ExactConstants
+from equiformer_pytorch.layers.activation import gated
+from equiformer_pytorch.layers.conv import Conv
+from equiformer_pytorch.layers.fiber import Fiber
+from equiformer_pytorch.layers.joint import JointProduct, JointProducts, Mapped, is_narrow
+from equiformer_pytorch.layers.linear import Linear
+from equiformer_pytorch.ops.pieces import cut
+from equiformer_pytorch.so3.rows import component_degrees, degree_index
+
+
+class OfPoints(NamedTuple):
+    """What attention needs of every point."""
+
+    sender: Float[Tensor, "points components channels_in"]
+    receiver: Float[Tensor, "points components channels_in"]
+    """What the convolution adds of the two ends of an edge."""
+    own: Float[Tensor, "points components channels"] | None
+    """The message of each point to itself, where it attends to itself; gated if :class:`PointMaps` is."""
+    invariants: Float[Tensor, "points invariants"] | None
+    """What comes beside it."""
+    gates: Float[Tensor, "points heads"] | None
+    """Of the heads, before the sigmoid."""
+    query: Float[Tensor, "points heads components_channels"] | None
+    """Of each head, zero for components of another degree."""
+
+    def receiving(self, rows: slice) -> OfPoints:
+        """What is needed of some receivers; of senders all."""
+        others = (None if part is None else cut(part, rows) for part in self[2:])
+        return OfPoints(self.sender, cut(self.receiver, rows), *others)
+
+
+def components_of_degrees(low: int, high: int) -> Float64[Tensor, "degrees one components one"]:
+    """One where a component belongs to a degree, zero elsewhere."""
+    return F.one_hot(component_degrees(low, high), high - low).mT.double()[:, None, :, None]
+
+
+class PointMaps(ExactConstants):
+    """The per-degree maps of an attention, applied together.
+
+    In a narrow layer they are one product, and the convolution and the message of a point to itself come gated. Else
+    there is one batched product for each group of degrees with the same channels, and gates come beside.
+
+    Has no parameters of its own: :meth:`build` takes those of the maps.
+
+    Args:
+        conv: whose ends are mapped.
+        own, gates, query: the maps to a point's message to itself, to the gates of the heads, to the queries, if any.
+        heads: of each degree.
+        channels: of messages and queries.
+        logit_invariants: how many of a message's invariants are for the logits, the first; the others are gates.
+    """
+
+    def __init__(
+        self,
+        conv: Conv,
+        own: Linear | None,
+        gates: nn.Linear | None,
+        query: Linear | None,
+        *,
+        heads: Sequence[int],
+        channels: int,
+        logit_invariants: int,
+    ) -> None:
+        super().__init__()
+        self.heads, self.channels, self.logit_invariants = tuple(heads), channels, logit_invariants
+        self.degrees, self.channels_in = len(heads), conv.channels
+        maps: dict[str, Linear | nn.Linear | None] = {"own": own, "gates": gates, "query": query}
+        self.names = [name for name, linear in maps.items() if linear is not None]
+        places = {name: place for place, name in enumerate(self.names, start=2)}
+        every = [conv.from_sender, conv.from_receiver, *(linear for linear in maps.values() if linear is not None)]
+        fibers = [Fiber((m.out_features,)) if isinstance(m, nn.Linear) else m.fiber_out for m in every]
+        if query is not None:
+            self.query_fiber = query.fiber_out
+            fibers.append(Fiber((self.degrees**2 * channels * sum(heads),)))  # its columns, spaced out
+        self.gated = conv.so2.narrow and is_narrow(conv.from_sender.fiber_in, fibers)
+        self.product: JointProduct | JointProducts
+        if self.gated:
+            conv.so2.gate()
+            arrange = {"own": self._gated_columns, "query": self._query_columns}
+            self.product = JointProduct(every, {places[name]: arrange[name] for name in arrange if name in places})
+        else:
+            besides = {places["own"]: (channels, self._besides(conv.so2.invariants))} if "own" in places else {}
+            self.product = JointProducts(every, besides)
+            for index, (low, high) in enumerate(self._query_groups()):
+                self.constant(f"own_{index}", components_of_degrees, low, high)
+
+    def parameters_in_order(self) -> list[Tensor]:
+        """Those of the maps."""
+        return self.product.parameters_in_order()
+
+    def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """The matrices that :meth:`forward` takes."""
+        return self.product.build(parameters)
+
+    def forward(self, x: Float[Tensor, "points width"], matrices: Sequence[Tensor]) -> OfPoints:
+        """The maps of x, with the matrices of :meth:`build`."""
+        if isinstance(self.product, JointProduct):
+            sender, receiver, *others = self.product(x, matrices)
+            found = dict(zip(self.names, others, strict=True))
+            message = invariants = query = None
+            if "own" in found:
+                width = found["own"].shape[1] - self.logit_invariants
+                invariants, message = found["own"].split([self.logit_invariants, width], dim=1)
+                message = gated(message).unflatten(1, (-1, self.channels))
+            if "query" in found:
+                query = found["query"].unflatten(1, (sum(self.heads), -1))
+            sender, receiver = (end.unflatten(1, (-1, self.channels_in)) for end in (sender, receiver))
+            return OfPoints(sender, receiver, message, invariants, found.get("gates"), query)
+        sender, receiver, *others = self.product(self.product.split(x), matrices)
+        mapped = dict(zip(self.names, others, strict=True))
+        message = invariants = None
+        if "own" in mapped:
+            message, invariants = mapped["own"].rows(), mapped["own"].besides
+        gates = mapped["gates"].besides if "gates" in mapped else None
+        query = self._spaced(mapped["query"]) if "query" in mapped else None
+        return OfPoints(sender.rows(), receiver.rows(), message, invariants, gates, query)
+
+    def _besides(self, invariants: int) -> list[tuple[int, int]]:
+        """Which channels of degree 0 of a point's message to itself are not its own: those for logits; and the gates,
+        those of degree 0, which are its own channels too, before the others."""
+        first, end = self.channels + self.logit_invariants, self.channels + invariants
+        ranges = [(self.channels, first)] if self.logit_invariants else []
+        return ranges if self.degrees == 1 else [*ranges, (0, self.channels), (first, end)]
+
+    def _gated_columns(self, own: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
+        """The columns of the map to a point's own message as invariants for the logits, message, and the gate of each
+        of its components."""
+        gates, higher = (self.degrees - 1) * self.channels, (self.degrees**2 - 1) * self.channels
+        scalars, invariants, gates, message = own.split([self.channels, self.logit_invariants, gates, higher], dim=1)
+        of_degrees = torch.cat((scalars, gates), dim=1).split(self.channels, dim=1)
+        spread = [of_degrees[degree] for degree in degree_index(self.degrees - 1)]
+        return torch.cat((invariants, scalars, message, *spread), dim=1)
+
+    def _query_columns(self, query: Float[Tensor, "rows width"]) -> Float[Tensor, "rows heads_components_channels"]:
+        """The columns of the map to the queries as (head, component, channel), zero for other degrees' components."""
+        spaced, first = [], 0
+        for part, heads in zip(self.query_fiber.split(query), self.heads, strict=True):
+            of_heads = part.unflatten(2, (heads, self.channels)).transpose(1, 2)
+            spaced.append(F.pad(of_heads, (0, 0, 0, 0, first, sum(self.heads) - first - heads)))
+            first += heads
+        return torch.cat(spaced, dim=2).flatten(1)
+
+    def _query_groups(self) -> list[tuple[int, int]]:
+        """The groups of degrees that queries have."""
+        if "query" not in self.names or not isinstance(self.product, JointProducts):
+            return []
+        return [group for group in self.product.groups if group[0] < self.degrees]
+
+    def _spaced(self, query: Mapped) -> Float[Tensor, "points heads components_channels"]:
+        """As :meth:`_query_columns`, of every point."""
+        spaced = []
+        for index, (group, (low, high)) in enumerate(zip(query.groups, self._query_groups(), strict=True)):
+            heads, first = self.heads[low], sum(self.heads[:low])
+            part = group.unflatten(2, (heads, self.channels)).permute(1, 2, 0, 3)
+            if high - low > 1:
+                part = (part[:, None] * self.cast(f"own_{index}", part.dtype)).flatten(1, 2)
+            if part.shape[1] < sum(self.heads):
+                part = F.pad(part, (0, 0, 0, 0, first, sum(self.heads) - first - part.shape[1]))
+            spaced.append(part)
+        return (torch.cat(spaced, dim=2) if len(spaced) > 1 else spaced[0]).flatten(2)

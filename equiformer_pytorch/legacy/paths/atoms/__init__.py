@@ -1,0 +1,1 @@
+"""Modules that pickles of 1.2 name, where they were."""

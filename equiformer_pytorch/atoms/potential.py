@@ -150,7 +150,9 @@ class EquiformerPotential(Potential):
                 self.energies.check(numbers)
                 more.update(self.from_inputs.check(inputs) if inputs else {})
 
-            structures = gather_structures(None, given, check_values, self.network.device, with_volume=stress)
+            structures = gather_structures(
+                None, given, check_values, self.network.device, with_volume=stress, count_edges=True
+            )
             structures = structures.with_edges(self.cutoff, self.max_neighbors)
             geometry = edge_geometry(structures, torch.promote_types(self.network.dtype, torch.float32))
 
@@ -200,7 +202,7 @@ class EquiformerPotential(Potential):
         with checks.unchecked_values():
             layout = Layout.of_batch(None, species.shape[0], 1, species.device, sort=False)
             x = network.point_features({0: species}, layout, network.dtype)
-            graph = network.edge_graph(Edges(senders, receivers, vectors, None), layout)
+            graph = network.edge_graph(Edges(senders, receivers, vectors, None, structures.edges_per_atom), layout)
         if self.inputs:
             x = x + self.from_inputs(inputs, structures)
         x = network.through_layers(x, graph)

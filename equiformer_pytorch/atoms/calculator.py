@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equiformer_pytorch.atoms.embedding import read_inputs
 from equiformer_pytorch.atoms.load import load_potential
 from equiformer_pytorch.atoms.second_derivatives import hessian
 from equiformer_pytorch.base.potential import Potential
@@ -118,8 +119,9 @@ class EquiformerCalculator(Calculator):
         changed, before = super().check_state(atoms, tol), self.atoms
         if before is None:
             return changed
-        names = sorted({name for member in self.members for name in member.inputs})
-        return changed + [name for name in names if not _same(_held(before, name), _held(atoms, name))]
+        inputs = {name: each for member in self.members for name, each in member.inputs.items()}
+        old, new = read_inputs(before, inputs), read_inputs(atoms, inputs)
+        return changed + [name for name in sorted(inputs) if not torch.equal(old[name], new[name])]
 
     def get_hessian(self, atoms: Atoms) -> np.ndarray:
         """Second derivatives of the energy (atoms, 3, atoms, 3) in eV/Å², exact, as ``ase.vibrations.VibrationsData``
@@ -146,12 +148,7 @@ class EquiformerCalculator(Calculator):
     def _structure(self, member: Potential, atoms: Atoms) -> dict[str, Tensor]:
         """A batch of one, with neighbours that are kept."""
         edge_index, cell_offsets = self._neighbours(member, atoms)
-        inputs = {}
-        for name, each in member.inputs.items():
-            value = _held(atoms, name)
-            if value is not None:
-                value = value if each.per == "atom" else value.reshape(1)
-                inputs[name] = torch.as_tensor(value, device=self.device)
+        inputs = {name: x.reshape(-1).to(self.device) for name, x in read_inputs(atoms, member.inputs).items()}
         return {
             **inputs,
             "atomic_numbers": torch.as_tensor(atoms.numbers, dtype=torch.long, device=self.device),
@@ -186,16 +183,6 @@ class EquiformerCalculator(Calculator):
         self.searches += 1
         self._kept[kind] = (atoms.copy(), edge_index.to(self.device), cell_offsets.to(self.device))
         return self._kept[kind][1:]
-
-
-def _held(atoms: Atoms, name: str) -> np.ndarray | None:
-    """What the atoms say of an input; None: nothing."""
-    value = atoms.info.get(name, atoms.arrays.get(name))
-    return None if value is None else np.asarray(value)
-
-
-def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    return one is other if one is None or other is None else np.array_equal(one, other)
 
 
 @lasting_tensors()

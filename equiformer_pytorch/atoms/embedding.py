@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -12,6 +14,30 @@ from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.potential import Input
 from equiformer_pytorch.base.tracing import lasting
 from equiformer_pytorch.inputs.structures import Structures
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def read_inputs(atoms: Atoms, inputs: Mapping[str, Input]) -> dict[str, Tensor]:
+    """What ASE atoms say of each input in ``info`` or ``arrays`` by its name, () or (atoms,); else its default.
+
+    Raises:
+        ValueError: it is no number, or not one for each atom.
+    """
+    found = {}
+    for name, each in inputs.items():
+        shape = (len(atoms),) if each.per == "atom" else ()
+        value = atoms.info.get(name, atoms.arrays.get(name, each.default))
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be a number, got {value!r}") from error
+        if array.shape not in (shape, (1,) if each.per == "structure" else ()):
+            raise ValueError(f"{name} must be one number for each {each.per}, got shape {array.shape}")
+        whole = np.broadcast_to(array if each.per == "atom" else array.reshape(()), shape)
+        found[name] = torch.tensor(whole, device="cpu")
+    return found
 
 
 def check_input(name: str, given: Input) -> None:

@@ -14,6 +14,7 @@ from ase import Atoms
 
 from equiformer_pytorch.atoms import EquiformerCalculator, EquiformerPotential, Input, load_potential, predict
 from equiformer_pytorch.atoms.calculator import EquiformerCalculator as Calculator
+from equiformer_pytorch.atoms.embedding import read_inputs
 from tests.atoms.kinds import build, relative
 from tests.atoms.potentials import crystal, molecule, potential, together
 
@@ -106,9 +107,22 @@ def test_calculator() -> None:
     atoms.get_potential_energy()
     assert atoms.calc.searches == calls == 1
     assert atoms.calc.get_hessian(atoms).shape == (3, 3, 3, 3)
+    for value, words in (
+        ("plus", "charge must be a number"),
+        ([1, 2, 3], "charge must be one number for each structure"),
+    ):
+        atoms.info["charge"] = value
+        with pytest.raises(ValueError, match=words):
+            atoms.get_potential_energy()
     atoms.info["charge"] = 7
     with pytest.raises(ValueError, match=r"inputs\['charge'\] must be whole numbers in -2 … 2"):
         atoms.get_potential_energy()
+
+
+def test_read_for_batches() -> None:
+    """One number of a structure, one of each atom, defaults where nothing is said: as collate_structures takes them."""
+    found = read_inputs(atoms_with(charge=-1, field=0.5), INPUTS)
+    assert {name: x.tolist() for name, x in found.items()} == {"charge": -1, "spin": 1, "field": [0.5, 0.5, 0.5]}
 
 
 @pytest.mark.parametrize("kind", ["own", "gradient"])

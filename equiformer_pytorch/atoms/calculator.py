@@ -142,7 +142,7 @@ class EquiformerCalculator(Calculator):
         """Of one structure, without its dimension; stress as (xx, yy, zz, yz, xz, xy)."""
         found = x.double().cpu().numpy()
         of_structure = name in ("energy", "stress") or (name in self.targets and self.targets[name].per == "structure")
-        found = found[0] if of_structure else found
+        found = np.asarray(found[0]) if of_structure else found
         return full_3x3_to_voigt_6_stress(found) if name in ("stress", "stresses") else found
 
     def _structure(self, member: Potential, atoms: Atoms) -> dict[str, Tensor]:
@@ -191,6 +191,6 @@ def _own(source: Source) -> Potential:
     return copy.deepcopy(source) if isinstance(source, Potential) else load_potential(source)
 
 
-def _number(x: np.ndarray) -> Any:
+def _number(x: Any) -> Any:
     """A float instead of an array of one."""
     return float(x) if x.ndim == 0 else x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -97,12 +97,12 @@ class EquiformerPotential(Potential):
 
     def forward(
         self,
-        atomic_numbers: Int[Tensor, " atoms"],
+        atomic_numbers: Shaped[Tensor, " atoms"],
         pos: Float[Tensor, "atoms 3"],
         batch: Int[Tensor, " atoms"] | None = None,
         *,
         cell: Float[Tensor, "... 3"] | None = None,
-        pbc: Tensor | None = None,
+        pbc: Tensor | Sequence[bool] | bool | None = None,
         edge_index: Int[Tensor, "2 edges"] | None = None,
         cell_offsets: Shaped[Tensor, "edges 3"] | None = None,
         forces: bool = True,
@@ -113,7 +113,7 @@ class EquiformerPotential(Potential):
         """``energy`` (structures,), ``forces`` (atoms, 3), ``stress`` (structures, 3, 3), and every target.
 
         Args:
-            atomic_numbers: of `species`.
+            atomic_numbers: of `species`; whole numbers in a floating dtype will do.
             pos: positions in Å.
             batch: the structure of each atom, in any order; None: all are one.
             cell: cell vectors as rows, in Å, (structures, 3, 3); (3·structures, 3) will do.

@@ -132,6 +132,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("words", REFUSED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_refused_alike(kind: str, words: str) -> None:

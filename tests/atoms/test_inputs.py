@@ -142,6 +142,7 @@ def test_what_is_ignored_is_said_once(kind: str) -> None:
         Calculator(build(kind)).get_potential_energy(atoms_with(spin=3))
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
@@ -164,6 +165,7 @@ def test_a_potential_that_takes_none() -> None:
         potential()(**molecule(4), inputs={"charge": torch.ones(1)})
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -78,7 +78,7 @@ class EquiformerCalculator(Calculator):
             self.targets[name] = self.potential.targets[name]
             if any(member.targets[name] != self.targets[name] for member in self.members):
                 raise ValueError(f"potential: the members of the committee mean different things by {name!r}")
-        self.gives = frozenset.intersection(*(member.gives for member in self.members))
+        self.gives = frozenset.intersection(*(member.gives | member.parts for member in self.members))
         named = [*sorted(self.gives), "free_energy"]
         self.implemented_properties = named + [name + STD for name in named if len(self.members) > 1]
         self.searches = 0

@@ -228,7 +228,11 @@ class EquiformerPotential(Potential):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset((*ALWAYS, "energies", "stresses", *self.targets))
+        return frozenset((*ALWAYS, *self.targets))
+
+    @property
+    def parts(self) -> frozenset[str]:
+        return frozenset(("energies", "stresses"))
 
     def element_energies(self) -> Float64[Tensor, " elements"]:
         found = torch.zeros(HEAVIEST + 1, dtype=torch.float64, device="cpu")

@@ -71,8 +71,13 @@ class Potential(nn.Module, ABC):
     @property
     @abstractmethod
     def gives(self) -> frozenset[str]:
-        """What :meth:`evaluate` can give: of "energy", "energies", "forces", "stress" and "stresses" those that the
-        model knows of, and the names of the targets."""
+        """What :meth:`evaluate` can give: of "energy", "forces" and "stress" those that the model knows of, and the
+        names of the targets."""
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """What it can give of each atom with `per_atom`: of "energies" and "stresses" those that it knows of."""
+        return frozenset()
 
     @abstractmethod
     def evaluate(

@@ -194,8 +194,11 @@ class PublishedModel(Potential, ExactConstants):
     def gives(self) -> frozenset[str]:
         of_forces = self.force_block is not None or self.gradient_forces
         of_stress = self.stress_block is not None or self.gradient_stress
-        known = {"forces": of_forces, "stress": of_stress, "stresses": self.gradient_stress}
-        return frozenset(("energy", "energies", *(name for name, found in known.items() if found)))
+        return frozenset(["energy", *["forces"] * of_forces, *["stress"] * of_stress])
+
+    @property
+    def parts(self) -> frozenset[str]:
+        return frozenset(["energies", *["stresses"] * self.gradient_stress])
 
     def element_energies(self) -> Float64[Tensor, " elements"]:
         found = torch.zeros(HEAVIEST + 1, dtype=torch.float64, device="cpu")

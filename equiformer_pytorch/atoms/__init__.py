@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from equiformer_pytorch.atoms.potential import EquiformerPotential
-from equiformer_pytorch.base.potential import Potential, Target
+from equiformer_pytorch.base.potential import Input, Potential, Target
 from equiformer_pytorch.graph.periodic import radius_graph
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EquiformerCalculator",
     "EquiformerPotential",
+    "Input",
     "Potential",
     "StructureDataset",
     "Target",

@@ -35,7 +35,7 @@ class Head(nn.Module):
 
 
 def fit_element_energies(
-    compositions: Sequence[Int[Tensor, " atoms"]], energies: Sequence[float]
+    compositions: Sequence[Int[Tensor, " _"]], energies: Sequence[float]
 ) -> Float64[Tensor, " elements"]:
     """Energies by atomic number whose sums over the atoms come closest to these energies of structures; least squares,
     the smallest ones where compositions leave a choice, and zero for elements that do not occur.

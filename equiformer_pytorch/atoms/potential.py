@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor, nn
 
+from equiformer_pytorch.atoms.arguments import ALWAYS, INPUTS, PotentialArguments
+from equiformer_pytorch.atoms.embedding import InputEmbeddings
 from equiformer_pytorch.atoms.heads import AtomicEnergies, Head
 from equiformer_pytorch.base import checks
-from equiformer_pytorch.base.arguments import as_config, takes
+from equiformer_pytorch.base.arguments import takes
 from equiformer_pytorch.base.potential import HEAVIEST, Potential, Target
 from equiformer_pytorch.base.saved import read_saved, weights_of
 from equiformer_pytorch.base.tracing import lasting_tensors
@@ -24,55 +25,6 @@ from equiformer_pytorch.inputs.structures import Structures, gather_structures
 from equiformer_pytorch.models.equiformer import Equiformer
 
 __all__ = ["EquiformerPotential", "Target"]
-
-ALWAYS = ("energy", "forces", "stress")
-# What :meth:`EquiformerPotential.evaluate` hands on of a batch.
-INPUTS = ("atomic_numbers", "pos", "batch", "cell", "pbc", "edge_index", "cell_offsets")
-
-
-@dataclass(frozen=True)
-class PotentialArguments:
-    """The arguments of :class:`EquiformerPotential`, checked as far as its network does not."""
-
-    _: KW_ONLY
-    species: Sequence[int]
-    cutoff: float = 5.0
-    max_neighbors: int | None = None
-    dim: int | Sequence[int] = 64
-    num_degrees: int = 4
-    depth: int = 2
-    heads: int | Sequence[int] = 4
-    dim_head: int | Sequence[int] = 16
-    radial_hidden_dim: int = 64
-    ff_include_htype_norms: bool = True
-    l2_dist_attention: bool = True
-    reflection_equivariant: bool = True
-    targets: Mapping[str, Target | Mapping[str, Any]] | None = None
-
-    def __post_init__(self) -> None:
-        checks.check_number("cutoff", self.cutoff, 0, whole=False, exclusive=True)
-        checks.check_number("max_neighbors", self.max_neighbors, 1)
-        for name, target in self.all_targets.items():
-            if name in ALWAYS:
-                raise ValueError(f"targets: {name} is always there")
-            if not 0 <= target.degree < self.num_degrees:
-                raise ValueError(
-                    f"targets[{name!r}] has degree {target.degree}, the model has num_degrees = {self.num_degrees}"
-                )
-            if target.per not in ("atom", "structure"):
-                raise ValueError(f"targets[{name!r}] must be per 'atom' or 'structure', got {target.per!r}")
-
-    @property
-    def all_targets(self) -> dict[str, Target]:
-        """By name."""
-        given = (self.targets or {}).items()
-        return {name: target if isinstance(target, Target) else Target(**target) for name, target in given}
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """As plain values."""
-        species, targets = [int(number) for number in self.species], as_config(self.all_targets)
-        return {**as_config(self), "species": species, "cutoff": float(self.cutoff), "targets": targets}
 
 
 class EquiformerPotential(Potential):
@@ -99,6 +51,8 @@ class EquiformerPotential(Potential):
         ff_include_htype_norms: as there; on by default, since angles between neighbours become invariants by it.
         reflection_equivariant: energies do not change in a mirror; False lets chiral targets be learned.
         targets: further targets by name.
+        inputs: what structures or atoms come with beside their geometry, by name, e.g. ``{"charge": Input(least=-4,
+            most=4)}``; see :class:`Input`. Energies are functions of it, and so is all else.
 
     Raises:
         ValueError, TypeError: for arguments that make no sense, by name.
@@ -109,7 +63,7 @@ class EquiformerPotential(Potential):
     @takes(PotentialArguments)
     def __init__(self, given: PotentialArguments) -> None:
         super().__init__()
-        self.config, self.targets = given.config, given.all_targets
+        self.config, self.targets, self.inputs = given.config, given.all_targets, given.all_inputs
         self.cutoff, self.max_neighbors = float(given.cutoff), given.max_neighbors
         self.energies = AtomicEnergies(self.species)
         self.network = Equiformer(
@@ -130,6 +84,7 @@ class EquiformerPotential(Potential):
         # Species differ from the start: the small embeddings of Equiformer suit structures where geometry rules.
         nn.init.normal_(cast(nn.Embedding, self.network.point_features.tokens).weight)
         channels = self.network.dim
+        self.from_inputs = InputEmbeddings(self.inputs, channels[0])
         self.to_energy = Head(channels[0], channels[0], 1)
         self.to_targets = nn.ModuleDict(
             {name: Head(channels[0], channels[t.degree], t.channels) for name, t in self.targets.items()}
@@ -142,22 +97,23 @@ class EquiformerPotential(Potential):
 
     def forward(
         self,
-        atomic_numbers: Int[Tensor, " atoms"],
+        atomic_numbers: Shaped[Tensor, " atoms"],
         pos: Float[Tensor, "atoms 3"],
         batch: Int[Tensor, " atoms"] | None = None,
         *,
         cell: Float[Tensor, "... 3"] | None = None,
-        pbc: Tensor | None = None,
+        pbc: Tensor | Sequence[bool] | bool | None = None,
         edge_index: Int[Tensor, "2 edges"] | None = None,
         cell_offsets: Shaped[Tensor, "edges 3"] | None = None,
         forces: bool = True,
         stress: bool = False,
         per_atom: bool = False,
+        inputs: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """``energy`` (structures,), ``forces`` (atoms, 3), ``stress`` (structures, 3, 3), and every target.
 
         Args:
-            atomic_numbers: of `species`.
+            atomic_numbers: of `species`; whole numbers in a floating dtype will do.
             pos: positions in Å.
             batch: the structure of each atom, in any order; None: all are one.
             cell: cell vectors as rows, in Å, (structures, 3, 3); (3·structures, 3) will do.
@@ -167,6 +123,7 @@ class EquiformerPotential(Potential):
             forces, stress: whether to compute them; the stress needs a cell.
             per_atom: also ``energies`` (atoms,) and, with the stress, ``stresses`` (atoms, 3, 3): parts of each atom.
                 They add up to energy and stress, and nothing else makes them unique.
+            inputs: those that the potential was built with, by name, (structures,) or (atoms,); defaults for others.
 
         Targets of degree 0 are (members,), others (members, 2·degree + 1), with a dimension for `channels` before the
         last where there are several.
@@ -187,12 +144,20 @@ class EquiformerPotential(Potential):
             raise ValueError("cell_offsets is missing: of edges in a cell it says how many cells the sender is away")
         recorded = torch.is_grad_enabled()
         with lasting_tensors():
-            structures = gather_structures(None, given, self.energies.check, self.network.device, with_volume=stress)
+            more: dict[str, Tensor] = {}
+
+            def check_values(numbers: Tensor) -> None:
+                self.energies.check(numbers)
+                more.update(self.from_inputs.check(inputs) if inputs else {})
+
+            structures = gather_structures(
+                None, given, check_values, self.network.device, with_volume=stress, count_edges=True
+            )
             structures = structures.with_edges(self.cutoff, self.max_neighbors)
             geometry = edge_geometry(structures, torch.promote_types(self.network.dtype, torch.float32))
 
             def outputs_of(vectors: Tensor) -> dict[str, Tensor]:
-                return self._outputs(structures, vectors, per_atom)
+                return self._outputs(structures, vectors, more, per_atom)
 
             if not (forces or stress):
                 out = outputs_of(geometry.vectors)
@@ -206,10 +171,12 @@ class EquiformerPotential(Potential):
                     out["stresses"] = stresses_of(structures, geometry, slope)
         return out if recorded else {name: tensor.detach() for name, tensor in out.items()}
 
-    def _outputs(self, structures: Structures, vectors: Float[Tensor, "edges 3"], per_atom: bool) -> dict[str, Tensor]:
+    def _outputs(
+        self, structures: Structures, vectors: Float[Tensor, "edges 3"], inputs: Mapping[str, Tensor], per_atom: bool
+    ) -> dict[str, Tensor]:
         """Energy and the targets, in the caller's order; with `per_atom` the parts of the energy."""
         species = self.energies.index(structures.atomic_numbers)
-        features = self._features(species, structures, vectors)
+        features = self._features(species, structures, vectors, inputs)
         invariants = features[0].squeeze(-1)
         atomic = self.energies(self.to_energy(invariants, features[0]).flatten(), species)
         out = {"energy": _sum(atomic, structures)}
@@ -223,7 +190,11 @@ class EquiformerPotential(Potential):
         return out
 
     def _features(
-        self, species: Int[Tensor, " atoms"], structures: Structures, vectors: Float[Tensor, "edges 3"]
+        self,
+        species: Int[Tensor, " atoms"],
+        structures: Structures,
+        vectors: Float[Tensor, "edges 3"],
+        inputs: Mapping[str, Tensor],
     ) -> dict[int, Float[Tensor, "atoms channels orders"]]:
         """What the network finds for each atom, by degree. It looks no farther than edges reach: to it all atoms are
         of one structure, and everything has been checked."""
@@ -231,7 +202,9 @@ class EquiformerPotential(Potential):
         with checks.unchecked_values():
             layout = Layout.of_batch(None, species.shape[0], 1, species.device, sort=False)
             x = network.point_features({0: species}, layout, network.dtype)
-            graph = network.edge_graph(Edges(senders, receivers, vectors, None), layout)
+            graph = network.edge_graph(Edges(senders, receivers, vectors, None, structures.edges_per_atom), layout)
+        if self.inputs:
+            x = x + self.from_inputs(inputs, structures)
         x = network.through_layers(x, graph)
         return {degree: part.mT for degree, part in enumerate(network.fiber_out.split(x))}
 
@@ -245,7 +218,9 @@ class EquiformerPotential(Potential):
         through: Callable[..., Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
         given = {name: structures.get(name) for name in INPUTS}
-        return dict((self if through is None else through)(**given, forces=forces, stress=stress, per_atom=per_atom))
+        wanted = {"forces": forces, "stress": stress, "per_atom": per_atom}
+        inputs = {name: structures[name] for name in self.inputs if name in structures}
+        return dict((self if through is None else through)(**given, **wanted, inputs=inputs))
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -253,7 +228,11 @@ class EquiformerPotential(Potential):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset((*ALWAYS, "energies", "stresses", *self.targets))
+        return frozenset((*ALWAYS, *self.targets))
+
+    @property
+    def parts(self) -> frozenset[str]:
+        return frozenset(("energies", "stresses"))
 
     def element_energies(self) -> Float64[Tensor, " elements"]:
         found = torch.zeros(HEAVIEST + 1, dtype=torch.float64, device="cpu")

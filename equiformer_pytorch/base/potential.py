@@ -31,6 +31,20 @@ class Target:
     channels: int = 1
 
 
+@dataclass(frozen=True)
+class Input:
+    """A number that structures or atoms come with beside their geometry, e.g. a charge: ``Input(least=-4, most=4)``.
+
+    Whole numbers from `least` to `most` each have an embedding of their own; without these bounds any number will do.
+    """
+
+    per: Literal["structure", "atom"] = "structure"
+    least: int | None = None
+    most: int | None = None
+    default: float = 0
+    """Of structures that do not say."""
+
+
 class Potential(nn.Module, ABC):
     """All that calculator, files, data and training know of a model. Units are eV, Å, eV/Å and eV/Å³."""
 
@@ -46,6 +60,8 @@ class Potential(nn.Module, ABC):
     """Whether the model sees structures repeated along their cell vectors."""
     targets: Mapping[str, Target] = MappingProxyType({})
     """What it gives beside energy, forces and stress."""
+    inputs: Mapping[str, Input] = MappingProxyType({})
+    """What it takes beside species, positions and cells."""
 
     @property
     @abstractmethod
@@ -55,8 +71,13 @@ class Potential(nn.Module, ABC):
     @property
     @abstractmethod
     def gives(self) -> frozenset[str]:
-        """What :meth:`evaluate` can give: of "energy", "energies", "forces", "stress" and "stresses" those that the
-        model knows of, and the names of the targets."""
+        """What :meth:`evaluate` can give: of "energy", "forces" and "stress" those that the model knows of, and the
+        names of the targets."""
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """What it can give of each atom with `per_atom`: of "energies" and "stresses" those that it knows of."""
+        return frozenset()
 
     @abstractmethod
     def evaluate(
@@ -73,8 +94,8 @@ class Potential(nn.Module, ABC):
 
         Args:
             structures: `atomic_numbers`, `pos`, `batch`, and `cell`, `pbc`, `edge_index`, `cell_offsets` where there
-                are such, as batches of :func:`~equiformer_pytorch.atoms.collate_structures`; other entries are left
-                aside. Without edges they are found.
+                are such, as batches of :func:`~equiformer_pytorch.atoms.collate_structures`, and the model's `inputs`
+                by name; other entries are left aside. Without edges they are found.
             forces, stress: whether to compute them.
             per_atom: also the parts of energy and stress, where one is wanted, of each atom, which add up to them.
             through: what to call instead of this model: ``DistributedDataParallel`` around it.

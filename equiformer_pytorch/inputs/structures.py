@@ -44,6 +44,8 @@ class Structures:
     cell_offsets: Shaped[Tensor, "edges 3"] | None = None
     """Sender of each edge: this many cell vectors away from its position."""
     edge_frames: Float[Tensor, "edges 3 3"] | None = None
+    edges_per_atom: tuple[int, int] | None = None
+    """Least and most given edges that an atom receives, where that was asked for and is known."""
 
     def ends(self) -> Int[Tensor, "2 edges"]:
         """Senders and receivers, once they are known."""
@@ -54,6 +56,10 @@ class Structures:
     def restored(self, x: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "atoms *rest"]:
         """A tensor of atoms in the caller's order."""
         return x if self.place is None else x.index_select(0, self.place)
+
+    def arranged(self, x: Shaped[Tensor, "atoms *rest"]) -> Shaped[Tensor, "atoms *rest"]:
+        """A tensor of atoms in the caller's order, in this order."""
+        return x if self.place is None else x.index_select(0, self.place.argsort())
 
     def with_edges(self, cutoff: float, max_neighbors: int | None, periodic: bool = True) -> Structures:
         """The structures with all edges within the cutoff, unless the caller gave some.
@@ -90,6 +96,7 @@ def gather_structures(
     device: torch.device,
     *,
     with_volume: bool = False,
+    count_edges: bool = False,
 ) -> Structures:
     """Structures from a batch object or ASE atoms (`data`) or from tensors (`given`, by the names of :data:`FIELDS`).
 
@@ -99,18 +106,33 @@ def gather_structures(
         check_elements: raises unless the model knows these atomic numbers; a check of values, see ``base/checks.py``.
         device: where tensors of ASE atoms are put.
         with_volume: every structure must have one.
+        count_edges: :attr:`Structures.edges_per_atom` is needed.
 
     Raises:
         TypeError: arguments of the wrong type, or data and tensors at once.
         ValueError: wrong shapes or values; the message names the argument.
     """
     with checks.together() as gathered:
-        found = _checked(*_fields(data, given, device), check_elements, with_volume, gathered)
-    structures, counted, in_order = found
-    if counted is not None:
-        structures = replace(structures, count=counted.value)
-    structures = replace(structures, pbc=_of_structures(structures.pbc, structures.count))
+        fields, count = _fields(data, given, device)
+        structures, count, in_order = _checked(fields, count, check_elements, with_volume, gathered)
+        counted = None
+        if count_edges and structures.edge_index is not None and checks.looks_at_values():
+            counted = [gathered.number(bound) for bound in _count_edges(structures)]
+    count = count if isinstance(count, int) else count.value
+    most = checks.most_neighbors()
+    bounds = None if most is None or not count_edges else (0, most)
+    bounds = bounds if counted is None else (counted[0].value, counted[1].value)
+    pbc = _of_structures(structures.pbc, count)
+    structures = replace(structures, count=count, pbc=pbc, edges_per_atom=bounds)
     return structures if in_order is not None and in_order.value else _sorted(structures)
+
+
+def _count_edges(structures: Structures) -> tuple[Int[Tensor, ""], Int[Tensor, ""]]:
+    """Least and most edges that an atom receives; of edges that may yet turn out to be out of range."""
+    receivers, atoms = plain(structures.ends())[1], structures.batch.shape[0]
+    counts = torch.zeros(max(atoms, 1), dtype=torch.long, device=receivers.device)
+    least, most = counts.index_add(0, receivers.clamp(0, max(atoms - 1, 0)), torch.ones_like(receivers)).aminmax()
+    return least, most
 
 
 def _fields(data: Any, given: Mapping[str, Any], device: torch.device) -> tuple[dict[str, Any], int | None]:
@@ -169,12 +191,13 @@ def _from_data(data: Any, device: torch.device) -> tuple[dict[str, Any], int | N
 
 def _checked(
     fields: dict[str, Tensor],
-    count: int | None,
+    said: int | None,
     check_elements: Callable[[Tensor], None],
     with_volume: bool,
     gathered: checks.Together,
-) -> tuple[Structures, checks.Answer | None, checks.Answer | None]:
-    """In the caller's order; the number of structures where it is still asked for; and whether the order will do."""
+) -> tuple[Structures, int | checks.Answer, checks.Answer | None]:
+    """In the caller's order; how many structures there are, as `said` or as `batch` has it; and whether the order will
+    do, where anybody looks."""
     pos, cell, batch = fields["pos"], fields.get("cell"), fields.get("batch")
     checks.check_shape("pos", pos, (None, 3), "(atoms, 3)")
     checks.check_floating("pos", pos)
@@ -184,30 +207,31 @@ def _checked(
     check_elements(numbers)
     if cell is not None:
         cell = checks.check_cell(cell)
-        count = cell.shape[0]
+        said = cell.shape[0]
         _check_values(cell, with_volume)
     elif with_volume:
         raise ValueError("stress needs cell")
-    counted = in_order = None
     if batch is None:
-        count = 1 if count is None else count
+        count = 1 if said is None else said
         if count != 1:
             raise ValueError(f"batch is missing: which of the {count} structures each atom belongs to")
         batch = torch.zeros_like(numbers)
     else:
         batch = _whole("batch", batch, (pos.shape[0],), "(atoms,)")
-        if count is not None:
-            checks.check_within("batch", batch, count, " for {count} structures" + " of cell" * (cell is not None))
+        if said is not None:
+            count = said
+            checks.check_within("batch", batch, said, " for {count} structures" + " of cell" * (cell is not None))
         elif exporting():
             count = number_from_data(batch.max()) + 1
         else:
             _check_not_negative(batch)
-            counted = gathered.number(plain(batch).max() + 1) if batch.shape[0] else None
-    edges = _edges(fields, batch, cell)
+            count = gathered.number(plain(batch).max() + 1) if batch.shape[0] else 0
+    edges, in_order = _edges(fields, batch, cell), None
     if checks.looks_at_values():
         keys = (batch, *([edges["edge_index"][1]] if edges else ()))
         in_order = gathered.number(torch.stack([(key[1:] >= key[:-1]).all() for key in keys]).all())
-    return Structures(numbers, pos, batch, count or 0, None, cell, fields.get("pbc"), **edges), counted, in_order
+    found = Structures(numbers, pos, batch, 0, cell=cell, pbc=fields.get("pbc"))
+    return replace(found, **edges), count, in_order
 
 
 def _sorted(given: Structures) -> Structures:

@@ -51,5 +51,5 @@ class StressHead(FeedForward):
     ) -> Float[Tensor, "structures 9"]:
         y = self(x).squeeze(-1)
         sums = y.new_zeros(structures, y.shape[1]).index_add(0, batch, y)
-        sizes = torch.bincount(batch, minlength=structures).clamp(min=1)
+        sizes = batch.new_zeros(structures).index_add(0, batch, torch.ones_like(batch)).clamp(min=1)
         return (sums / sizes[:, None]) @ self.cast("tensors", y.dtype)

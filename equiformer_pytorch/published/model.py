@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -99,11 +99,11 @@ class PublishedModel(Potential, ExactConstants):
         self,
         data: Any = None,
         *,
-        atomic_numbers: Int[Tensor, " atoms"] | None = None,
+        atomic_numbers: Shaped[Tensor, " atoms"] | None = None,
         pos: Float[Tensor, "atoms 3"] | None = None,
         cell: Float[Tensor, "... 3"] | None = None,
         batch: Int[Tensor, " atoms"] | None = None,
-        pbc: Tensor | None = None,
+        pbc: Tensor | Sequence[bool] | bool | None = None,
         edge_index: Int[Tensor, "2 edges"] | None = None,
         cell_offsets: Shaped[Tensor, "edges 3"] | None = None,
         edge_frames: Float[Tensor, "edges 3 3"] | None = None,
@@ -117,7 +117,7 @@ class PublishedModel(Potential, ExactConstants):
         Args:
             data: instead of the tensors an object that has them as attributes (as batches of PyTorch Geometric do), ASE
                 atoms, or a list of these. Integers and lengths as below.
-            atomic_numbers: of all atoms of all structures.
+            atomic_numbers: of all atoms of all structures; whole numbers in a floating dtype will do.
             pos: positions in Å, in float32 or wider. Differences are taken in float64, all else is computed in the
                 dtype of the weights.
             cell: cell vectors as rows, Å, (structures, 3, 3); (3·structures, 3) will do.
@@ -194,8 +194,11 @@ class PublishedModel(Potential, ExactConstants):
     def gives(self) -> frozenset[str]:
         of_forces = self.force_block is not None or self.gradient_forces
         of_stress = self.stress_block is not None or self.gradient_stress
-        known = {"forces": of_forces, "stress": of_stress, "stresses": self.gradient_stress}
-        return frozenset(("energy", "energies", *(name for name, found in known.items() if found)))
+        return frozenset(["energy", *["forces"] * of_forces, *["stress"] * of_stress])
+
+    @property
+    def parts(self) -> frozenset[str]:
+        return frozenset(["energies", *["stresses"] * self.gradient_stress])
 
     def element_energies(self) -> Float64[Tensor, " elements"]:
         found = torch.zeros(HEAVIEST + 1, dtype=torch.float64, device="cpu")

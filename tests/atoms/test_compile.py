@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from equiformer_pytorch.atoms import Potential
 from tests.atoms.kinds import CONSERVATIVE, build, relative, structures
 from tests.atoms.test_door import batch_of
+from tests.shapes import CHECK_SHAPES
 
 pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHECK_SHAPES, reason="what checks annotations cannot be traced"),
     # Dynamo looks at .grad of whatever it is given, and torch at its own deprecated parts.
     pytest.mark.filterwarnings("ignore:The .grad attribute"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from equiformer_pytorch import unchecked_values
 from equiformer_pytorch.atoms import radius_graph
 from tests.atoms import potentials
-from tests.atoms.kinds import CONSERVATIVE, KINDS, build, relative, structures
+from tests.atoms.kinds import KINDS, build, relative, structures
 from tests.waits import waits
 
 
@@ -132,6 +132,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("words", REFUSED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_refused_alike(kind: str, words: str) -> None:
@@ -173,23 +174,20 @@ def test_empty_structures(kind: str) -> None:
     assert gap["energy"][1] == 0
 
 
-# A table of edges waits twice in EquiformerPotential's network.
-MOST = {"own": 3, "v2": 1, "v3": 1, "gradient": 1}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_waits(kind: str) -> None:
-    """With edges given: one for all checks; none where values are not looked at."""
+    """With edges given one for all checks, and none where values are not looked at; a few where edges are found."""
     model, batch = build(kind), batch_of(structures())
-    stress = kind in CONSERVATIVE
+    stress = kind != "v2"
+    molecule = {**potentials.molecule(3), "edge_index": torch.tensor([[0, 1, 2], [1, 2, 0]])}
+    bare = {name: x for name, x in batch.items() if name not in ("edge_index", "cell_offsets")}
     seen = waits(lambda: model(**batch, stress=stress))
-    assert len(seen) <= MOST[kind], seen
-    with unchecked_values():
-        seen = waits(lambda: model(**batch, stress=stress))
-        one = {"stress": False} if kind != "own" else {}
-        molecule = {**potentials.molecule(3), "edge_index": torch.tensor([[0, 1, 2], [1, 2, 0]])}
-        seen_of_molecule = waits(lambda: model(**molecule, **one))
-    assert max(len(seen), len(seen_of_molecule)) <= MOST[kind] - 1, (seen, seen_of_molecule)
+    assert len(seen) == 1, seen
+    seen = waits(lambda: model(**bare, stress=stress))
+    assert len(seen) <= 8, seen
+    with unchecked_values(most_neighbors=60):
+        seen = waits(lambda: model(**batch, stress=stress)) + waits(lambda: model(**molecule, stress=False))
+    assert seen == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

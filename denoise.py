@@ -10,10 +10,20 @@ Results are in runs/NAME: checkpoint.pt, metrics.csv, loss.png, backbone.png, ev
 
 from __future__ import annotations
 
-from examples.denoising.settings import Settings
-from examples.program import Program, run_and_exit
+import sys
 
-PROGRAM = Program("denoise.py", __doc__ or "", Settings, "examples.denoising.run", max_minutes=8.0)
+from equiformer_pytorch.cli.program import Program, run
+from examples.denoising.settings import Settings
+
+PROGRAM = Program(
+    "denoise.py",
+    "denoise",
+    __doc__ or "",
+    Settings,
+    "examples.denoising.run",
+    max_minutes=8.0,
+    install='pip install -e ".[examples]"',
+)
 
 if __name__ == "__main__":
-    run_and_exit(PROGRAM)
+    sys.exit(run(PROGRAM))

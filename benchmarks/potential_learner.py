@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from equiformer_pytorch import EquiformerPotential
 from equiformer_pytorch.atoms import StructureDataset, collate_structures, load_structures, predict
 from equiformer_pytorch.training.loop import learning_rate, ramped_average
-from examples.potential import evaluate
+from equiformer_pytorch.training.potentials.errors import errors as errors_of
 
 Structures = dict[str, Tensor]
 CLOCKS = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
@@ -35,7 +35,7 @@ def errors(model: nn.Module, structures: Structures) -> tuple[Tensor, Tensor]:
 
 def measure(model: EquiformerPotential, structures: StructureDataset) -> dict[str, float]:
     """Root mean squares over structures and force components, and the mean absolute force error; meV and meV/Å."""
-    found = evaluate.errors(model, structures)
+    found = errors_of(model, structures)
     return {
         "force_rmse": 1e3 * found.force_rmse,
         "energy_rmse": 1e3 * found.energy_rmse,

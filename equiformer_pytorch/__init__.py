@@ -3,12 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from equiformer_pytorch.base.checks import unchecked_values
-from equiformer_pytorch.models.equiformer import Equiformer
 from equiformer_pytorch.version import __version__
 
 if TYPE_CHECKING:
     from equiformer_pytorch.atoms.potential import EquiformerPotential
+    from equiformer_pytorch.base.checks import unchecked_values
+    from equiformer_pytorch.models.equiformer import Equiformer
     from equiformer_pytorch.models.equiformer_v2 import EquiformerV2
     from equiformer_pytorch.models.equiformer_v3 import EquiformerV3
 
@@ -21,11 +21,14 @@ __all__ = [
     "unchecked_values",
 ]
 
-# Imported when asked for, so that importing the package takes no longer than the model that one wants.
+# Imported when asked for, so that importing the package takes no longer than what one wants of it: `equiformer --help`
+# wants nothing of torch.
 _LATER = {
+    "Equiformer": "models.equiformer",
     "EquiformerPotential": "atoms.potential",
     "EquiformerV2": "models.equiformer_v2",
     "EquiformerV3": "models.equiformer_v3",
+    "unchecked_values": "base.checks",
 }
 
 

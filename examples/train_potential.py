@@ -1,4 +1,4 @@
-"""Trains an interatomic potential, or fine-tunes one, on energies and forces: of GFN2-xTB, computed here, or yours.
+"""Trains an interatomic potential, or fine-tunes one, as `equiformer train` does, on GFN2-xTB labels computed here.
 
     python -m examples.train_potential                    # many molecules; about fifteen minutes on two CPU cores
     python -m examples.train_potential --data aspirin --lr 2e-3 --batch-size 5 --steps 2000    # one molecule
@@ -7,19 +7,26 @@
     python -m examples.train_potential --resume           # goes on with the latest run from its last checkpoint
     accelerate launch -m examples.train_potential         # one process per GPU
 
-FILE is potential.pt of another run, or a file of an EquiformerV2 or EquiformerV3, as published or as their `save`
-writes it. It decides model and cutoff; reference energies are fitted to the data anew.
-
 Results are in runs/NAME: potential.pt for EquiformerCalculator, learning.png, parity.png, evaluation.txt, metrics.csv,
 checkpoint.pt.
 """
 
 from __future__ import annotations
 
-from examples.potential.settings import Settings
-from examples.program import Program, run_and_exit
+import sys
 
-PROGRAM = Program("train_potential.py", __doc__ or "", Settings, "examples.potential.run", max_minutes=15.0)
+from equiformer_pytorch.cli.program import Program, run
+from examples.potential.settings import Settings
+
+PROGRAM = Program(
+    "train_potential.py",
+    "potential",
+    __doc__ or "",
+    Settings,
+    "examples.potential.run",
+    max_minutes=15.0,
+    install='pip install -e ".[examples]"',
+)
 
 if __name__ == "__main__":
-    run_and_exit(PROGRAM)
+    sys.exit(run(PROGRAM))

@@ -14,9 +14,9 @@ from ase.calculators.morse import MorsePotential
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
+from equiformer_pytorch.cli.program import main
 from equiformer_pytorch.training.metrics import read_metrics
 from examples import train_potential
-from examples.program import main
 
 ROOT = Path(train_potential.__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -17,10 +17,10 @@ pytest.importorskip("sidechainnet", reason="needs the extra examples")
 
 
 import denoise
+from equiformer_pytorch.cli.program import main, make_parser
 from equiformer_pytorch.training import load_checkpoint, save_checkpoint
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.denoising.settings import Settings
-from examples.program import main, make_parser
 
 PROGRAM = Path(denoise.__file__)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -109,7 +109,7 @@ def test_resuming_something_else_gets_one_line(tmp_path: Path, capsys: pytest.Ca
 def test_missing_package_gets_one_line() -> None:
     lines = (
         "import sys, denoise",
-        "from examples.program import main",
+        "from equiformer_pytorch.cli.program import main",
         "sys.modules['accelerate'] = None",
         "sys.exit(main(denoise.PROGRAM, []))",
     )

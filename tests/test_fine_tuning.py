@@ -20,7 +20,8 @@ from ase.io import write
 from equiformer_pytorch import EquiformerPotential, EquiformerV2, EquiformerV3
 from equiformer_pytorch.atoms import EquiformerCalculator, Target, load_potential, load_structures
 from equiformer_pytorch.training.metrics import read_metrics
-from examples.potential import evaluate, report
+from equiformer_pytorch.training.potentials.errors import errors
+from equiformer_pytorch.training.potentials.tables import table
 from tests.models import mostly_slow
 from tests.potential_program import ENVIRONMENT, ROOT, call, frames_of, make_crystals, make_data, metrics_of
 from tests.published_cases import GRADIENT, V2, V3
@@ -62,13 +63,14 @@ def test_learns_and_gives_what_was_evaluated(kind: str, data: Path, tmp_path: Pa
     found = {}
     for split in ("test", "test_molecules"):
         structures = load_structures(data / f"{split}.xyz", model.cutoff, max_neighbors=model.max_neighbors)
-        found[split] = evaluate.errors(model, structures)
+        found[split] = errors(model, structures)
         frames = frames_of(data / f"{split}.xyz")
-        forces = np.concatenate([np.asarray(calculator.get_forces(atoms)) for atoms in frames])
-        np.testing.assert_allclose(forces, found[split].forces, atol=2e-5)
+        forces = np.concatenate([calculator.get_forces(atoms) for atoms in frames])
+        np.testing.assert_allclose(forces, found[split].compared["forces"].predicted, atol=2e-5)
         off = [(calculator.get_potential_energy(a) - a.get_potential_energy()) / len(a) for a in frames]
-        np.testing.assert_allclose(off, found[split].energies - found[split].true_energies, atol=2e-5)
-    assert (folder / "evaluation.txt").read_text() == report.table(found) + "\n"
+        energies = found[split].compared["energy"]
+        np.testing.assert_allclose(off, energies.predicted - energies.true, atol=2e-5)
+    assert (folder / "evaluation.txt").read_text() == table(found) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -85,17 +87,17 @@ def test_learns_stress(kind: str, changes: dict, tmp_path: Path) -> None:
     options = ["--data", data, "--checkpoint", start, "--batch-size=4", "--warmup=3", "--ema=0.9", "--lr=0.005"]
     model = load_potential(start)
     structures = load_structures(data / "test.xyz", model.cutoff, max_neighbors=model.max_neighbors)
-    before = evaluate.errors(model, structures).stress_mae
+    before = errors(model, structures).stress_mae
     assert before is not None
     learned = {}
     for weight in (1e-9, 10):
         name = f"weight{weight}"
         assert call("--runs", tmp_path, *options, "--steps=40", "--name", name, f"--stress-weight={weight}") == 0
         model = load_potential(tmp_path / name / "potential.pt")
-        found = evaluate.errors(model, structures)
+        found = errors(model, structures)
         learned[weight] = found.stress_mae
         calculator = EquiformerCalculator(model)
-        for atoms, stress in zip(frames_of(data / "test.xyz"), found.stresses, strict=True):
+        for atoms, stress in zip(frames_of(data / "test.xyz"), found.compared["stress"].predicted, strict=True):
             atoms.calc = calculator
             np.testing.assert_allclose(atoms.get_stress(voigt=False), stress, atol=2e-6)
         assert f"{1e3 * learned[weight]:.3f}" in (tmp_path / name / "evaluation.txt").read_text()
@@ -103,13 +105,16 @@ def test_learns_stress(kind: str, changes: dict, tmp_path: Path) -> None:
 
 
 def test_some_structures_without_stress(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """What there is is learned, and counted."""
     make_crystals(tmp_path)
     frames = frames_of(tmp_path / "train.xyz")
     assert frames[5].calc is not None
     del frames[5].calc.results["stress"]
     write(tmp_path / "train.xyz", frames, format="extxyz")
-    assert call("--runs", tmp_path, "--data", tmp_path, "--steps=2") == 2
-    assert "train.xyz, record 5: it has no stress, others have" in capsys.readouterr().err
+    assert call("--runs", tmp_path, "--data", tmp_path, "--steps=2", "--dim=4", "--depth=1") == 0
+    printed = capsys.readouterr().out
+    assert "12 train (12 energies, 12 forces, 11 stresses)" in printed
+    assert "held-out geometries: 4 structures, 4 with forces, 4 with energy, 4 with stress" in printed
 
 
 @pytest.mark.slow
@@ -175,10 +180,10 @@ def test_mistakes_get_one_line(data: Path, tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "text.pt").write_text("no checkpoint")
     torch.save({"epoch": 3}, tmp_path / "epoch.pt")
     torch.save({**torch.load(v2, weights_only=True), "config": {"depth": 3}}, tmp_path / "depth.pt")
-    (tmp_path / "energies").mkdir()
+    (tmp_path / "unlabelled").mkdir()
     for path in data.glob("*.xyz"):
-        text = path.read_text().replace(":forces:R:3", ":other:R:3")
-        (tmp_path / "energies" / path.name).write_text(text)
+        text = path.read_text().replace(":forces:R:3", ":F:R:3").replace(" energy=", " REF_energy=")
+        (tmp_path / "unlabelled" / path.name).write_text(text)
     for options, said in (
         (["--checkpoint", tmp_path / "none.pt"], ("--checkpoint", "none.pt")),
         (["--checkpoint", tmp_path / "text.pt"], ("--checkpoint", "text.pt")),
@@ -187,9 +192,9 @@ def test_mistakes_get_one_line(data: Path, tmp_path: Path, capsys: pytest.Captur
         (["--checkpoint", v2, "--num-degrees=3", "--dim", "8"], ("leave out --dim",)),
         (["--checkpoint", begin("own", tmp_path, species=[1, 6])], ("[8]", "does not know")),
         (["--checkpoint", begin("gradient", tmp_path, max_num_elements=7)], ("[8]", "does not know")),
-        (["--checkpoint", begin("own", tmp_path, targets={"charges": Target(0)})], ("targets ['charges']",)),
+        (["--checkpoint", begin("own", tmp_path, targets={"charges": Target(0)})], ("charges", "--keys charges=NAME")),
         (["--checkpoint", begin("v2", tmp_path, regress_forces=False)], ("gives no forces",)),
-        (["--data", tmp_path / "energies"], ("test.xyz", "no forces")),
+        (["--data", tmp_path / "unlabelled"], ("no structure to train on has energy", "--keys energy=")),
     ):
         assert call("--runs", runs, "--data", data, *options) == 2, options
         error = capsys.readouterr().err

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from equiformer_pytorch.atoms.calculator import EquiformerCalculator
     from equiformer_pytorch.atoms.dataset import StructureDataset, collate_structures, load_structures
     from equiformer_pytorch.atoms.load import load_potential
+    from equiformer_pytorch.atoms.second_derivatives import hessian
 
 __all__ = [
     "EquiformerCalculator",
@@ -22,6 +23,7 @@ __all__ = [
     "collate_structures",
     "element_energies",
     "gives_stress",
+    "hessian",
     "load_potential",
     "load_structures",
     "predict",
@@ -36,6 +38,7 @@ _LATER = {
     "collate_structures": "dataset",
     "element_energies": "batches",
     "gives_stress": "batches",
+    "hessian": "second_derivatives",
     "load_potential": "load",
     "load_structures": "dataset",
     "predict": "batches",

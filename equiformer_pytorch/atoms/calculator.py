@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch.atoms.load import load_potential
+from equiformer_pytorch.atoms.second_derivatives import hessian
 from equiformer_pytorch.base.potential import Potential
 from equiformer_pytorch.base.tracing import lasting_tensors
 from equiformer_pytorch.graph.periodic import radius_graph
@@ -25,7 +26,8 @@ except ImportError as error:
 
 
 class EquiformerCalculator(Calculator):
-    """Energy (eV), forces (eV/Å), stress (eV/Å³) and the targets of a potential, for ASE.
+    """Energy (eV), forces (eV/Å), stress (eV/Å³), parts of energy and stress of each atom (get_potential_energies,
+    get_stresses) and the targets of a potential, for ASE.
 
     Neighbours within cutoff + `skin` are found once and kept until an atom has moved by half the skin, or the cell,
     the species or the periodicity changed. The numbers are the same: whatever is beyond the cutoff weighs nothing.
@@ -71,18 +73,25 @@ class EquiformerCalculator(Calculator):
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise ValueError("atoms is missing: there is nothing to calculate")
-        forces = "forces" in properties or "stress" in properties
+        forces = any(name in properties for name in ("forces", "stress", "stresses"))
         stress = forces and "stress" in self.potential.gives and bool(atoms.cell.rank == 3)  # it is per volume
+        per_atom = any(name in properties for name in ("energies", "stresses"))
         with torch.no_grad():
-            out = self.potential.evaluate(self._structure(atoms), forces=forces, stress=stress)
+            out = self.potential.evaluate(self._structure(atoms), forces=forces, stress=stress, per_atom=per_atom)
         results: dict[str, Any] = {name: tensor.double().cpu().numpy() for name, tensor in out.items()}
         results["energy"] = results["free_energy"] = float(results["energy"][0])
-        if "stress" in results:
-            results["stress"] = full_3x3_to_voigt_6_stress(results["stress"].reshape(3, 3))
+        for name in ("stress", "stresses"):
+            if name in results:
+                results[name] = full_3x3_to_voigt_6_stress(results[name][0] if name == "stress" else results[name])
         for name, target in self.potential.targets.items():
             if target.per == "structure":
                 results[name] = results[name][0]
         self.results = results
+
+    def get_hessian(self, atoms: Atoms) -> np.ndarray:
+        """Second derivatives of the energy (atoms, 3, atoms, 3) in eV/Å², exact, as ``ase.vibrations.VibrationsData``
+        takes them."""
+        return hessian(self.potential, self._structure(atoms)).numpy()
 
     def _structure(self, atoms: Atoms) -> dict[str, Tensor]:
         """A batch of one, with neighbours that are kept."""

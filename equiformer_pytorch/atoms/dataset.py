@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -33,6 +33,8 @@ __all__ = ["LazyItems", "Skipped", "StructureDataset", "collate_structures", "lo
 
 # Structures, and atoms, whose neighbours are searched for at once.
 STRUCTURES_AT_ONCE, ATOMS_AT_ONCE = 256, 4096
+# Records whose names of labels are looked at where not all are read.
+RECORDS_FOR_NAMES = 100
 # Records in a row that may be damaged before a data set is given up.
 MOST_IN_A_ROW = 1000
 
@@ -117,6 +119,16 @@ class StructureDataset(Dataset[dict[str, Tensor]]):
             raise ValueError("origins is missing: these items came from no file")
         return self.origins.atoms(self.numbers[index])
 
+    def file(self, index: int) -> Path:
+        """Where an item came from; ValueError for items that came from no file."""
+        if self.origins is None:
+            raise ValueError("origins is missing: these items came from no file")
+        return self.origins.place(self.numbers[index])[0].file
+
+    def with_items(self, items: Sequence[dict[str, Tensor]]) -> StructureDataset:
+        """The same records, read in another way."""
+        return StructureDataset(items, self.skipped, self.origins, self.numbers)
+
     def subset(self, indices: Sequence[int]) -> StructureDataset:
         """Some of them, in this order."""
         items = self.items.subset(indices) if isinstance(self.items, LazyItems) else [self.items[i] for i in indices]
@@ -131,9 +143,16 @@ class LazyItems(Sequence[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, origins: Origins, numbers: Sequence[int], reader: LabelReader, form: Form, on_error: str
+        self,
+        origins: Origins,
+        numbers: Sequence[int],
+        reader: LabelReader,
+        form: Form,
+        on_error: str,
+        species: frozenset[int] | None = None,
     ) -> None:
-        self.origins, self.numbers, self.reader, self.form, self.on_error = origins, numbers, reader, form, on_error
+        self.origins, self.numbers, self.reader, self.form = origins, numbers, reader, form
+        self.on_error, self.species = on_error, species
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -145,7 +164,7 @@ class LazyItems(Sequence[dict[str, Tensor]]):
         for step in range(min(len(self), MOST_IN_A_ROW)):
             number = self.numbers[(index + step) % len(self)]
             try:
-                item = make_items([Checked.of(self.origins.atoms(number), self.reader)], self.form)[0]
+                item = make_items([self._read(number)], self.form)[0]
             except ValueError as error:
                 if self.on_error == "raise":
                     raise ValueError(str(self.origins.skipped(number, error))) from error
@@ -154,10 +173,34 @@ class LazyItems(Sequence[dict[str, Tensor]]):
             return item | ({"damaged": torch.tensor(damaged, device="cpu")} if damaged else {})
         raise ValueError(f"{len(damaged)} records in a row cannot be used, the first: {self.why(damaged[0])}")
 
+    def without_graph(self, index: int) -> Checked | None:
+        """The record behind an item, for who wants to know of all of them what is quick to know; None if damaged."""
+        try:
+            return self._read(self.numbers[index])
+        except ValueError:
+            return None
+
+    def names(self) -> str | None:
+        """What is to be said of the names of labels in the first records, see :class:`LabelReader`."""
+        for index in range(min(len(self), RECORDS_FOR_NAMES)):
+            self.without_graph(index)
+        return self.reader.summary()
+
+    def only_of(self, species: Iterable[int]) -> LazyItems:
+        """The same, but records with other elements count as damaged."""
+        return LazyItems(self.origins, self.numbers, self.reader, self.form, self.on_error, frozenset(species))
+
+    def _read(self, number: int) -> Checked:
+        read = Checked.of(self.origins.atoms(number), self.reader)
+        strange = set() if self.species is None else set(map(int, read.numbers)) - self.species
+        if strange:
+            raise ValueError(f"atomic numbers {sorted(strange)}, which the potential does not know")
+        return read
+
     def why(self, number: int) -> Skipped:
         """What is wrong with a record, by its number in all files."""
         try:
-            make_items([Checked.of(self.origins.atoms(number), self.reader)], self.form)
+            make_items([self._read(number)], self.form)
         except ValueError as error:
             return self.origins.skipped(number, error)
         return self.origins.skipped(number, ValueError("it could not be used before, and can now"))
@@ -165,7 +208,7 @@ class LazyItems(Sequence[dict[str, Tensor]]):
     def subset(self, indices: Sequence[int]) -> LazyItems:
         """Some of them, in this order."""
         numbers = [self.numbers[index] for index in indices]
-        return LazyItems(self.origins, numbers, self.reader, self.form, self.on_error)
+        return LazyItems(self.origins, numbers, self.reader, self.form, self.on_error, self.species)
 
 
 def load_structures(

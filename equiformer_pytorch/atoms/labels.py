@@ -138,8 +138,10 @@ class LabelReader:
         ]
         if self.passed_over:
             unread = [f"{name} (in {count} of {self.records} records)" for (_, name), count in self.passed_over.items()]
-            kind, name = max(self.passed_over, key=self.passed_over.__getitem__)
-            example = f'keys={{"{"virial" if "virial" in name.lower() else kind}": "{name}"}}'
+            chosen = {}
+            for (kind, name), _ in self.passed_over.most_common():
+                chosen.setdefault("virial" if "virial" in name.lower() else kind, name)
+            example = "keys={" + ", ".join(f'"{label}": "{name}"' for label, name in sorted(chosen.items())) + "}"
             parts.append(f"nothing reads {', '.join(unread)}; a label with another name is read by {example}")
         return "; ".join(parts) or None
 

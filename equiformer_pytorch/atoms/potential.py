@@ -18,7 +18,7 @@ from equiformer_pytorch.base.potential import HEAVIEST, Potential, Target
 from equiformer_pytorch.base.saved import read_saved, weights_of
 from equiformer_pytorch.base.tracing import lasting_tensors
 from equiformer_pytorch.graph.edges import Edges
-from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, with_slope
+from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, stresses_of, with_slope
 from equiformer_pytorch.inputs.layout import Layout
 from equiformer_pytorch.inputs.structures import Structures, gather_structures
 from equiformer_pytorch.models.equiformer import Equiformer
@@ -152,6 +152,7 @@ class EquiformerPotential(Potential):
         cell_offsets: Shaped[Tensor, "edges 3"] | None = None,
         forces: bool = True,
         stress: bool = False,
+        per_atom: bool = False,
     ) -> dict[str, Tensor]:
         """``energy`` (structures,), ``forces`` (atoms, 3), ``stress`` (structures, 3, 3), and every target.
 
@@ -164,6 +165,8 @@ class EquiformerPotential(Potential):
             edge_index, cell_offsets: (sender, receiver) of each edge, and how many cells the sender is away, where
                 the caller knows them; else they are found here.
             forces, stress: whether to compute them; the stress needs a cell.
+            per_atom: also ``energies`` (atoms,) and, with the stress, ``stresses`` (atoms, 3, 3): parts of each atom.
+                They add up to energy and stress, and nothing else makes them unique.
 
         Targets of degree 0 are (members,), others (members, 2·degree + 1), with a dimension for `channels` before the
         last where there are several.
@@ -187,23 +190,31 @@ class EquiformerPotential(Potential):
             structures = gather_structures(None, given, self.energies.check, self.network.device, with_volume=stress)
             structures = structures.with_edges(self.cutoff, self.max_neighbors)
             geometry = edge_geometry(structures, torch.promote_types(self.network.dtype, torch.float32))
+
+            def outputs_of(vectors: Tensor) -> dict[str, Tensor]:
+                return self._outputs(structures, vectors, per_atom)
+
             if not (forces or stress):
-                out = self._outputs(structures, geometry.vectors)
+                out = outputs_of(geometry.vectors)
             else:
-                out, slope = with_slope(lambda vectors: self._outputs(structures, vectors), geometry.vectors, recorded)
+                out, slope = with_slope(outputs_of, geometry.vectors, recorded)
                 if forces:
                     out["forces"] = forces_of(structures, slope)
                 if stress:
                     out["stress"] = stress_of(structures, geometry, slope)
+                if stress and per_atom:
+                    out["stresses"] = stresses_of(structures, geometry, slope)
         return out if recorded else {name: tensor.detach() for name, tensor in out.items()}
 
-    def _outputs(self, structures: Structures, vectors: Float[Tensor, "edges 3"]) -> dict[str, Tensor]:
-        """Energy and the targets, in the caller's order."""
+    def _outputs(self, structures: Structures, vectors: Float[Tensor, "edges 3"], per_atom: bool) -> dict[str, Tensor]:
+        """Energy and the targets, in the caller's order; with `per_atom` the parts of the energy."""
         species = self.energies.index(structures.atomic_numbers)
         features = self._features(species, structures, vectors)
         invariants = features[0].squeeze(-1)
         atomic = self.energies(self.to_energy(invariants, features[0]).flatten(), species)
         out = {"energy": _sum(atomic, structures)}
+        if per_atom:
+            out["energies"] = structures.restored(atomic)
         for name, target in self.targets.items():
             found = self.to_targets[name](invariants, features[target.degree])
             found = structures.restored(found) if target.per == "atom" else _sum(found, structures)
@@ -230,10 +241,11 @@ class EquiformerPotential(Potential):
         *,
         forces: bool = True,
         stress: bool = False,
+        per_atom: bool = False,
         through: Callable[..., Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
         given = {name: structures.get(name) for name in INPUTS}
-        return dict((self if through is None else through)(**given, forces=forces, stress=stress))
+        return dict((self if through is None else through)(**given, forces=forces, stress=stress, per_atom=per_atom))
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -241,7 +253,7 @@ class EquiformerPotential(Potential):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset((*ALWAYS, *self.targets))
+        return frozenset((*ALWAYS, "energies", "stresses", *self.targets))
 
     def element_energies(self) -> Float64[Tensor, " elements"]:
         found = torch.zeros(HEAVIEST + 1, dtype=torch.float64, device="cpu")

@@ -186,7 +186,7 @@ def per_degree(name: str, value: int | Sequence[int], degrees: int) -> tuple[int
 def check_shape(name: str, tensor: Tensor, wanted: Sequence[int | None], words: str) -> None:
     """ValueError unless the shape matches `wanted`, where None stands for any size."""
     shape = tuple(tensor.shape)
-    if len(shape) != len(wanted) or any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
+    if len(shape) != len(wanted) or any(w is not None and w != s for w, s in zip(wanted, shape, strict=True)):
         sizes = ", ".join("any" if w is None else str(w) for w in wanted) + "," * (len(wanted) == 1)
         raise ValueError(f"{name} must have shape {words} = ({sizes}), got {shape}")
 
@@ -211,11 +211,13 @@ def check_tokens(name: str, tokens: Tensor, count: int) -> Tensor:
 
 
 def check_within(name: str, index: Int[Tensor, ...], count: int, of: str = "") -> None:
-    """ValueError unless all lie in 0 … count − 1; `of` says in words what they are to index."""
+    """ValueError unless all lie in 0 … count − 1; `of` says what they index, with {count} where their number goes."""
 
     def error() -> ValueError:
         low, high = (int(bound) for bound in plain(index).aminmax())
-        return ValueError(f"{name} must lie in 0 … {count - 1}{of}, got values from {low} to {high}")
+        return ValueError(
+            f"{name} must lie in 0 … {count - 1}{of.format(count=count)}, got values from {low} to {high}"
+        )
 
     if not looks_at_values() or not index.numel():
         return
@@ -307,7 +309,7 @@ def check_cell(cell: object) -> Float[Tensor, "structures 3 3"]:
 
 def check_range(edge_index: Int[Tensor, "two edges"], points: int) -> None:
     """ValueError unless all are indices of points."""
-    check_within("edge_index", edge_index, points, f" for {points} points")
+    check_within("edge_index", edge_index, points, " for {count} points")
 
 
 def check_offsets(offsets: object, edges: int) -> Tensor:

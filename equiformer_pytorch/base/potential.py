@@ -55,7 +55,8 @@ class Potential(nn.Module, ABC):
     @property
     @abstractmethod
     def gives(self) -> frozenset[str]:
-        """Of "energy", "forces" and "stress" those that :meth:`evaluate` can give, and the names of the targets."""
+        """What :meth:`evaluate` can give: of "energy", "energies", "forces", "stress" and "stresses" those that the
+        model knows of, and the names of the targets."""
 
     @abstractmethod
     def evaluate(
@@ -64,16 +65,18 @@ class Potential(nn.Module, ABC):
         *,
         forces: bool = True,
         stress: bool = False,
+        per_atom: bool = False,
         through: Callable[..., Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
         """``energy`` (structures,) in float64, ``forces`` (atoms, 3) where the model gives them, ``stress``
-        (structures, 3, 3), and its targets.
+        (structures, 3, 3), and its targets; by atom ``energies`` (atoms,) and ``stresses`` (atoms, 3, 3).
 
         Args:
             structures: `atomic_numbers`, `pos`, `batch`, and `cell`, `pbc`, `edge_index`, `cell_offsets` where there
                 are such, as batches of :func:`~equiformer_pytorch.atoms.collate_structures`; other entries are left
                 aside. Without edges they are found.
             forces, stress: whether to compute them.
+            per_atom: also the parts of energy and stress, where one is wanted, of each atom, which add up to them.
             through: what to call instead of this model: ``DistributedDataParallel`` around it.
 
         Raises:

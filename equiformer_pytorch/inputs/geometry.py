@@ -114,9 +114,24 @@ def stress_of(
     structures: Structures, geometry: EdgeGeometry, slope: Float[Tensor, "edges 3"]
 ) -> Float[Tensor, "structures 3 3"]:
     r""":math:`\frac1V ∂E/∂ε` from `slope` = ∂E/∂vector, in the dtype of the positions."""
+    of_edge = structures.batch.index_select(0, structures.ends()[1])
+    virial = slope.new_zeros(structures.count, 3, 3).index_add(0, of_edge, geometry.strain_derivative(slope))
+    return (virial / _volumes(structures)[:, None, None]).to(structures.pos.dtype)
+
+
+def stresses_of(
+    structures: Structures, geometry: EdgeGeometry, slope: Float[Tensor, "edges 3"]
+) -> Float[Tensor, "atoms 3 3"]:
+    """Parts of :func:`stress_of` that add up to it, half of what an edge gives for each of its ends; in the caller's
+    order."""
+    halves, zeros = geometry.strain_derivative(slope) / 2, slope.new_zeros(structures.pos.shape[0], 3, 3)
+    senders, receivers = structures.ends()
+    found = zeros.index_add(0, receivers, halves).index_add(0, senders, halves)
+    found = found / _volumes(structures).index_select(0, structures.batch)[:, None, None]
+    return structures.restored(found).to(structures.pos.dtype)
+
+
+def _volumes(structures: Structures) -> Float[Tensor, " structures"]:
     if structures.cell is None:
         raise ValueError("cell is required: this model gives the stress, which is per volume")
-    strained = geometry.strain_derivative(slope)
-    of_edge = structures.batch.index_select(0, structures.ends()[1])
-    virial = slope.new_zeros(structures.count, 3, 3).index_add(0, of_edge, strained)
-    return (virial / volumes(structures.cell)[:, None, None]).to(structures.pos.dtype)
+    return volumes(structures.cell)

@@ -197,7 +197,7 @@ def _checked(
     else:
         batch = _whole("batch", batch, (pos.shape[0],), "(atoms,)")
         if count is not None:
-            checks.check_within("batch", batch, count, f" for {count} structures" + " of cell" * (cell is not None))
+            checks.check_within("batch", batch, count, " for {count} structures" + " of cell" * (cell is not None))
         elif exporting():
             count = number_from_data(batch.max()) + 1
         else:

@@ -26,6 +26,8 @@ class Block(NamedTuple):
     """The columns are (+m, −m) side by side, and the matrix is (U, V) side by side of the complex one U + iV."""
     bias: bool = False
     """Not of a pair."""
+    transposed: bool = False
+    """The matrix is to be transposed, a complex one conjugated, too: rows and columns are those of the result."""
 
 
 class Scale(NamedTuple):
@@ -46,8 +48,8 @@ class BlockPlan(NamedTuple):
     scales: tuple[Scale, ...] = ()
 
     def transposed(self) -> BlockPlan:
-        """Of the transposed matrices, without scales and biases; by the input columns that blocks give."""
-        blocks = [Block(b.columns, b.rows, b.target, b.source, b.paired) for b in self.blocks]
+        """Of the same matrices, transposed, without scales and biases."""
+        blocks = [Block(b.columns, b.rows, b.target, b.source, b.paired, False, not b.transposed) for b in self.blocks]
         return BlockPlan(tuple(blocks), self.targets, self.sources)
 
 
@@ -90,11 +92,19 @@ def _scaled(x: Tensor, scales: Tensor, plan: BlockPlan) -> Tensor:
     """w ⊙ x."""
     if len(plan.scales) == 1 and not plan.scales[0].paired:
         return x * scales
-    parts = []
-    for scale in plan.scales:
-        part, by = x[:, slice(*scale.rows)], scales[:, slice(*scale.columns)]
-        parts.append((part.unflatten(1, (2, -1)) * by[:, None]).flatten(1) if scale.paired else part * by)
-    return torch.cat(parts, dim=1)
+    if not (torch.is_grad_enabled() or traced()):
+        scaled = torch.empty_like(x)
+        for scale in plan.scales:
+            part, by = _pairs(x, scale), scales[:, None, slice(*scale.columns)]
+            torch.mul(part, by, out=_pairs(scaled, scale))
+        return scaled
+    parts = [_pairs(x, scale) * scales[:, None, slice(*scale.columns)] for scale in plan.scales]
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def _pairs(x: Tensor, scale: Scale) -> Tensor:
+    """The columns that a scale belongs to, (edges, signs, columns)."""
+    return x[:, slice(*scale.rows)].unflatten(1, (1 + scale.paired, -1))
 
 
 def _scale_slopes(x: Tensor, slope: Tensor, scales: Tensor, plan: BlockPlan) -> Tensor:
@@ -103,9 +113,8 @@ def _scale_slopes(x: Tensor, slope: Tensor, scales: Tensor, plan: BlockPlan) -> 
         return slope * x
     total = torch.zeros_like(scales)
     for scale in plan.scales:
-        of_rows = slope[:, slice(*scale.rows)] * x[:, slice(*scale.rows)]
-        of_rows = of_rows.unflatten(1, (2, -1)).sum(1) if scale.paired else of_rows
-        total[:, slice(*scale.columns)] += of_rows
+        for one, other in zip(_pairs(slope, scale).unbind(1), _pairs(x, scale).unbind(1), strict=True):
+            total[:, slice(*scale.columns)].addcmul_(one, other)
     return total
 
 
@@ -118,11 +127,13 @@ def _written_out(
     for block, matrix in zip(plan.blocks, matrices, strict=True):
         part = inputs[block.source][:, slice(*block.rows)]
         if block.paired:
-            plus, minus = _halves(part)
-            (u_plus, v_plus), (u_minus, v_minus) = (_halves(half @ matrix) for half in (plus, minus))
-            part = torch.cat((u_plus - v_minus, u_minus + v_plus), dim=1)
+            (plus, minus), (u, v) = _halves(part), _halves(matrix)
+            if block.transposed:
+                u, v = u.mT, -v.mT
+            part = torch.cat((plus @ u - minus @ v, minus @ u + plus @ v), dim=1)
         else:
-            part = part @ matrix + next(bias) if block.bias else part @ matrix
+            part = part @ (matrix.mT if block.transposed else matrix)
+            part = part + next(bias) if block.bias else part
         key = block.target, block.columns
         parts[key] = parts[key] + part if key in parts else part
     outputs = [[parts[key] for key in sorted(parts) if key[0] == target] for target in range(len(plan.targets))]
@@ -140,8 +151,11 @@ def _in_place(
         part, place = inputs[block.source][:, slice(*block.rows)], outputs[block.target][:, slice(*block.columns)]
         add, key = (block.target, block.columns) in written, (block.target, block.columns)
         if block.paired:
-            _write_pair(part, matrix, place, add)
-        elif add:
+            _write_pair(part, matrix, block.transposed, place, add)
+            written.add(key)
+            continue
+        matrix = matrix.mT if block.transposed else matrix
+        if add:
             place.addmm_(part, matrix)
             if block.bias:
                 place.add_(next(bias))
@@ -153,11 +167,15 @@ def _in_place(
     return outputs
 
 
-def _write_pair(part: Tensor, matrix: Tensor, place: Tensor, add: bool) -> None:
+def _write_pair(part: Tensor, matrix: Tensor, transposed: bool, place: Tensor, add: bool) -> None:
     """Three products instead of four: the first serves both halves."""
     (plus, minus), (u, v) = _halves(part), _halves(matrix)
-    shared = (plus + minus) @ u
-    for half, other, sign, target in zip((minus, plus), (u + v, v - u), (-1, 1), _halves(place), strict=True):
+    total, difference = u + v, v - u
+    if transposed:
+        shared, terms = (plus + minus) @ u.mT, ((minus, difference.mT, 1), (plus, total.mT, -1))
+    else:
+        shared, terms = (plus + minus) @ u, ((minus, total, -1), (plus, difference, 1))
+    for (half, other, sign), target in zip(terms, _halves(place), strict=True):
         if add:
             target.add_(shared).addmm_(half, other, alpha=sign)
         else:
@@ -186,8 +204,7 @@ class _BlockProduct(torch.autograd.Function):
         of_inputs: Sequence[Tensor | None] = [None] * len(inputs)
         of_matrices: Sequence[Tensor | None] = [None] * len(matrices)
         if wants_scales or any(wants[: len(inputs)]):
-            transposed = [_transposed(matrix, block) for matrix, block in zip(matrices, plan.blocks, strict=True)]
-            of_inputs = _product(slopes, None, transposed, (), plan.transposed())
+            of_inputs = _product(slopes, None, matrices, (), plan.transposed())
             if scales is not None:
                 of_scaled = of_inputs[0]
                 of_inputs = [_scaled(of_scaled, scales, plan)] if wants[0] else [None]
@@ -205,17 +222,11 @@ def _taken_apart(tensors: Sequence[Tensor], plan: BlockPlan) -> tuple[Sequence[T
     return tensors[:first], tensors[first:end], tensors[end:]
 
 
-def _transposed(matrix: Tensor, block: Block) -> Tensor:
-    """Of a complex matrix the conjugate transpose."""
-    if not block.paired:
-        return matrix.mT
-    u, v = _halves(matrix)
-    return torch.cat((u.mT, -v.mT), dim=1)
-
-
 def _matrix_slope(inputs: Sequence[Tensor], slopes: Sequence[Tensor], block: Block) -> Tensor:
     """The gradient of a matrix; plain operations, for the next derivative."""
     x, slope = inputs[block.source][:, slice(*block.rows)], slopes[block.target][:, slice(*block.columns)]
+    if block.transposed:
+        x, slope = slope, x
     if not block.paired:
         return x.mT @ slope
     (plus, minus), (of_plus, of_minus) = _halves(x), _halves(slope)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -148,7 +149,7 @@ class GridNetwork(nn.Module):
     ) -> Float[Tensor, "atoms kept hidden"]:
         x = self.get_submodule(self.first_name)(x)
         pointwise = SQUARE if self.kind.gated else self.kind.pointwise
-        middle = () if self.middle is None else (self.get_parameter(f"{self.middle}.weight"),)
+        middle = () if self.middle is None else (cast(nn.Linear, self.get_submodule(self.middle)).weight,)
 
         def factors(x: Tensor, to: Tensor, back: Tensor, *middle: Tensor) -> tuple[Tensor, Tensor]:
             samples = F.dropout(pointwise(to @ x), dropout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int, Shaped
@@ -18,7 +18,7 @@ from equiformer_pytorch.base.potential import HEAVIEST, Potential
 from equiformer_pytorch.base.tracing import lasting, lasting_tensors
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.graph.frames import EdgeFrames, check_frames
-from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, with_slope
+from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, stresses_of, with_slope
 from equiformer_pytorch.inputs.structures import Structures, gather_structures
 from equiformer_pytorch.layers.radial import Envelope
 from equiformer_pytorch.legacy.modules import adopt, is_old
@@ -50,6 +50,15 @@ class Stack(nn.ModuleList):
 
 # What :meth:`PublishedModel.evaluate` hands on of a batch.
 INPUTS = ("atomic_numbers", "pos", "batch", "cell", "pbc", "edge_index", "cell_offsets")
+
+
+class Wanted(NamedTuple):
+    """Which outputs are wanted."""
+
+    forces: bool
+    stress: bool
+    per_atom: bool
+    hidden: bool
 
 
 class PublishedModel(Potential, ExactConstants):
@@ -97,6 +106,7 @@ class PublishedModel(Potential, ExactConstants):
         return_hidden: bool = False,
         forces: bool = True,
         stress: bool | None = None,
+        per_atom: bool = False,
     ) -> dict[str, Any]:
         r"""Energy of structures, forces on atoms, stress.
 
@@ -118,6 +128,8 @@ class PublishedModel(Potential, ExactConstants):
             return_hidden: also return ``hidden``: features (atoms, (L+1)², channels) by name.
             forces: False leaves them out.
             stress: False leaves it out; True is an error where there is none, or no volume.
+            per_atom: also ``energies`` (atoms,) and, where the stress is a gradient, ``stresses`` (atoms, 9): parts of
+                each atom. They add up to energy and stress, and nothing else makes them unique.
 
         Returns:
             ``energy`` (structures,), ``forces`` (atoms, 3), ``stress`` (structures, 9): those that the model has, in
@@ -141,7 +153,8 @@ class PublishedModel(Potential, ExactConstants):
         recorded = torch.is_grad_enabled()
         with lasting_tensors():
             structures = self._gather(data, given, with_volume=stress is True)
-            outputs = self._of_structures(structures, forces, stress is not False, return_hidden, recorded)
+            wanted = Wanted(forces, stress is not False, per_atom, return_hidden)
+            outputs = self._of_structures(structures, wanted, recorded)
         return outputs if recorded else _detached(outputs)
 
     def predict(self, data: Any = None, **given: Any) -> dict[str, Tensor]:
@@ -158,17 +171,16 @@ class PublishedModel(Potential, ExactConstants):
         *,
         forces: bool = True,
         stress: bool = False,
+        per_atom: bool = False,
         through: Callable[..., Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
         given = {name: structures.get(name) for name in INPUTS}
-        outputs = (self if through is None else through)(**given, forces=forces, stress=stress)
+        outputs = (self if through is None else through)(**given, forces=forces, stress=stress, per_atom=per_atom)
         with lasting_tensors():
             numbers, batch = lasting(structures["atomic_numbers"]), given["batch"]
             batch = torch.zeros_like(numbers) if batch is None else lasting(batch)
             out = self.scales.apply(outputs, numbers.long(), batch.long())
-        if "stress" in out:
-            out["stress"] = out["stress"].unflatten(-1, (3, 3))
-        return out
+        return {name: x.unflatten(-1, (3, 3)) if name in ("stress", "stresses") else x for name, x in out.items()}
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -178,7 +190,8 @@ class PublishedModel(Potential, ExactConstants):
     def gives(self) -> frozenset[str]:
         of_forces = self.force_block is not None or self.gradient_forces
         of_stress = self.stress_block is not None or self.gradient_stress
-        return frozenset(["energy", *["forces"] * of_forces, *["stress"] * of_stress])
+        known = {"forces": of_forces, "stress": of_stress, "stresses": self.gradient_stress}
+        return frozenset(("energy", "energies", *(name for name, found in known.items() if found)))
 
     def element_energies(self) -> Float64[Tensor, " elements"]:
         found = torch.zeros(HEAVIEST + 1, dtype=torch.float64, device="cpu")
@@ -220,20 +233,18 @@ class PublishedModel(Potential, ExactConstants):
 
         return gather_structures(data, given, check_elements, device, with_volume=with_volume)
 
-    def _of_structures(
-        self, structures: Structures, forces: bool, stress: bool, hidden: bool, recorded: bool
-    ) -> dict[str, Any]:
+    def _of_structures(self, structures: Structures, wanted: Wanted, recorded: bool) -> dict[str, Any]:
         """Outputs in the caller's order; those wanted that the model has."""
         structures = structures.with_edges(self.cutoff, self.max_neighbors, self.use_pbc)
         geometry = edge_geometry(structures, torch.promote_types(self.sphere_embedding.weight.dtype, torch.float32))
 
         def outputs_of(vectors: Tensor) -> dict[str, Any]:
             watched: dict[str, Tensor] = {}
-            with self._watched(watched) if hidden else nullcontext():
-                outputs = self._outputs(structures, vectors, forces, stress)
-            return {**outputs, "hidden": watched} if hidden else outputs
+            with self._watched(watched) if wanted.hidden else nullcontext():
+                outputs = self._outputs(structures, vectors, wanted)
+            return {**outputs, "hidden": watched} if wanted.hidden else outputs
 
-        by_gradient = (forces and self.gradient_forces, stress and self.gradient_stress)
+        by_gradient = (wanted.forces and self.gradient_forces, wanted.stress and self.gradient_stress)
         if not any(by_gradient):
             outputs = outputs_of(geometry.vectors)
         else:
@@ -242,15 +253,13 @@ class PublishedModel(Potential, ExactConstants):
                 outputs["forces"] = forces_of(structures, slope)
             if by_gradient[1]:
                 outputs["stress"] = stress_of(structures, geometry, slope).flatten(1)
-        if self.force_block is not None and forces:
-            outputs["forces"] = structures.restored(outputs["forces"])
-        if hidden:
+            if by_gradient[1] and wanted.per_atom:
+                outputs["stresses"] = stresses_of(structures, geometry, slope).flatten(1)
+        if wanted.hidden:
             outputs["hidden"] = {name: structures.restored(value) for name, value in outputs["hidden"].items()}
         return outputs
 
-    def _outputs(
-        self, structures: Structures, vectors: Float[Tensor, "edges 3"], forces: bool, stress: bool
-    ) -> dict[str, Tensor]:
+    def _outputs(self, structures: Structures, vectors: Float[Tensor, "edges 3"], wanted: Wanted) -> dict[str, Tensor]:
         """Everything that does not come from the gradient."""
         edges, batch = self._edges(structures, vectors), structures.batch
         embedded = self.sphere_embedding(structures.atomic_numbers)
@@ -260,9 +269,11 @@ class PublishedModel(Potential, ExactConstants):
         per_atom = self._atom_energies(x)
         energy = per_atom.new_zeros(structures.count).index_add(0, batch, per_atom) / self.avg_num_nodes
         outputs = {"energy": energy}
-        if self.force_block is not None and forces:
-            outputs["forces"] = self.force_block(x, edges).squeeze(-1)
-        if self.stress_block is not None and stress:
+        if wanted.per_atom:
+            outputs["energies"] = structures.restored(per_atom) / self.avg_num_nodes
+        if self.force_block is not None and wanted.forces:
+            outputs["forces"] = structures.restored(self.force_block(x, edges).squeeze(-1))
+        if self.stress_block is not None and wanted.stress:
             outputs["stress"] = self.stress_block.of_structures(x, batch, structures.count)
         return outputs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class RadialNetwork(nn.Module):
         self, edges: EdgeGraph, sender: nn.Embedding | None, receiver: nn.Embedding | None
     ) -> Float[Tensor, "edges hidden"]:
         """What goes into the last map."""
-        weight, bias = self.net[0].get_parameter("weight"), self.net[0].get_parameter("bias")
+        weight, bias = _weight_and_bias(self.net[0])
         if sender is None or receiver is None:
             x = F.linear(edges.scalars, weight, bias)
         else:
@@ -67,7 +68,13 @@ class RadialNetwork(nn.Module):
 
     def last(self) -> tuple[Float[Tensor, "out hidden"], Float[Tensor, " out"]]:
         """Weight and bias of the last map."""
-        return self.net[-1].get_parameter("weight"), self.net[-1].get_parameter("bias")
+        return _weight_and_bias(self.net[-1])
+
+
+def _weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor]:
+    """By attribute, since they need not be parameters: torch.func puts other tensors in their place."""
+    made = cast(nn.Linear, linear)
+    return made.weight, made.bias
 
 
 def _linear(channels_in: int, channels_out: int) -> nn.Linear:

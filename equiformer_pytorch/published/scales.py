@@ -12,6 +12,8 @@ from torch import Tensor
 
 from equiformer_pytorch.base.checks import check_within
 
+# What is a part of something else, of each atom.
+PARTS = {"energies": "energy", "stresses": "stress"}
 # Names of normalisers in older files.
 OLD_NAMES = {"target": "energy", "grad_target": "forces"}
 
@@ -70,12 +72,17 @@ class Scales:
         float32 holds."""
         scaled = {}
         for name, value in outputs.items():
-            mean, deviation = self.normalizers.get(name, (0.0, 1.0))
-            scaled[name] = (value.double() if name == "energy" else value) * deviation + mean
+            mean, deviation = self.normalizers.get(PARTS.get(name, name), (0.0, 1.0))
+            if name in PARTS and mean:
+                ones = torch.ones_like(batch, dtype=torch.float64)
+                atoms = torch.zeros_like(outputs["energy"], dtype=torch.float64).index_add(0, batch, ones)
+                mean = (mean / atoms)[batch].view(-1, *[1] * (value.ndim - 1))
+            scaled[name] = (value.double() if name in ("energy", "energies") else value) * deviation + mean
         if self.element_energies is not None:
-            energy = scaled["energy"]
             known = self.element_energies.shape[0]
             check_within("atomic_numbers", atomic_numbers, known, ": the checkpoint has reference energies of these")
-            of_atoms = self.element_energies.to(energy)[atomic_numbers]
-            scaled["energy"] = energy.index_add(0, batch, of_atoms)
+            of_atoms = self.element_energies.to(scaled["energy"])[atomic_numbers]
+            scaled["energy"] = scaled["energy"].index_add(0, batch, of_atoms)
+            if "energies" in scaled:
+                scaled["energies"] = scaled["energies"] + of_atoms
         return scaled

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,6 +100,15 @@ class StopSignals:
         self._restore()
 
 
+class Pieces(list[Any]):
+    """A batch that is computed in pieces, one after the other, each with its own backward pass."""
+
+
+def _leave_interrupts_alone(worker: int) -> None:
+    """Of a process that loads samples: the one that trains says when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def train(
     model: nn.Module,
     loss_function: Callable[[nn.Module, Batch], Tensor],
@@ -112,12 +121,14 @@ def train(
     validate: Callable[[nn.Module], float],
     resume: dict[str, Any] | None = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
+    workers: int = 0,
 ) -> Outcome:
     """Trains `model` in place and keeps `checkpoint.pt` and `metrics.csv` in `folder`.
 
     Args:
         model: initialised alike in all processes.
-        loss_function: of the model and a collated batch; the mean over the samples of the batch.
+        loss_function: of the model and a collated batch; the mean over the samples of the batch. Of :class:`Pieces` it
+            is called for each, and the sum is the loss of the batch.
         samples: a map-style dataset of at least steps x samples per step, e.g. a :class:`SampleStream`.
         optimizer: of the model's parameters, with the full learning rate.
         accelerator: with `gradient_accumulation_steps=settings.accumulate`.
@@ -125,7 +136,8 @@ def train(
         about: what a program must know to build the same model again; stored in the checkpoint.
         validate: a figure of the averaged model, computed in the main process every `validate_every` steps.
         resume: a checkpoint of this run, by :func:`load_checkpoint`.
-        collate_fn: makes a batch of a list of samples, e.g. of graphs; by default they are stacked.
+        collate_fn: makes a batch of a list of samples, e.g. of graphs, or its pieces; by default they are stacked.
+        workers: further processes that load samples and collate them.
 
     It stops early, with a checkpoint, after `settings.max_seconds` or on SIGINT or SIGTERM; the schedule is a function
     of the step alone, so resuming goes on as if nothing had been.
@@ -149,7 +161,13 @@ def train(
 
     per_step = settings.batch_size * settings.accumulate * processes
     remaining = Subset(samples, range(step * per_step, settings.steps * per_step))
-    loader = DataLoader(remaining, batch_size=settings.batch_size, collate_fn=collate_fn)
+    loader = DataLoader(
+        remaining,
+        settings.batch_size,
+        collate_fn=collate_fn,
+        num_workers=workers,
+        worker_init_fn=_leave_interrupts_alone if workers else None,
+    )
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     wrapped.train()
 
@@ -190,14 +208,21 @@ def train(
             stack.callback(metrics.close)
         if resume is None:
             save()
-        step_losses: list[Tensor] = []
+        losses: list[Tensor] = []
+        micro_batches = 0
         for batch in loader:
-            if not step_losses:
+            if not losses:
                 prepare_step()
             with accelerator.accumulate(wrapped):
-                loss = loss_function(wrapped, batch)
-                step_losses.append(loss.detach())
-                accelerator.backward(loss)
+                pieces = batch if isinstance(batch, Pieces) else [batch]
+                for place, piece in enumerate(pieces):
+                    # Gradients go to the other processes with the last piece.
+                    last = place == len(pieces) - 1
+                    with nullcontext() if last else accelerator.no_sync(wrapped):
+                        loss = loss_function(wrapped, piece)
+                        losses.append(loss.detach())
+                        accelerator.backward(loss)
+                micro_batches += 1
                 whole = accelerator.sync_gradients
                 grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip) if whole else None
                 optimizer.step()
@@ -207,9 +232,10 @@ def train(
 
             ema.update_parameters(accelerator.unwrap_model(wrapped))
             step += 1
-            reduced: Any = accelerator.reduce(torch.stack(step_losses).mean(), "mean")
+            reduced: Any = accelerator.reduce(torch.stack(losses).sum() / micro_batches, "mean")
             mean_loss = float(reduced)
-            step_losses.clear()
+            losses.clear()
+            micro_batches = 0
             if not math.isfinite(mean_loss):
                 raise FloatingPointError(f"the loss became {mean_loss} at step {step}: try a smaller learning rate")
             if metrics is not None:
@@ -224,6 +250,7 @@ def train(
                     row["valid"] = validate(ema)
                     bar.set_description(f"valid {row['valid']:.3f}", refresh=False)
                 metrics.write(**row)
+                accelerator.log(row, step)
             bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
             bar.update()
 

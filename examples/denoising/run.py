@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from equiformer_pytorch.training.runs import Job
 from examples.denoising import data, evaluate, report
 from examples.denoising.model import BackboneDenoiser, denoising_loss
 from examples.denoising.settings import Settings
-from examples.runs import Job
 
 SETUP_ERRORS = (data.DataError,)
 

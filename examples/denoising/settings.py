@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.options import TrainingOptions, count, option, positive, whole
+from equiformer_pytorch.training.options import TrainingOptions, count, option, positive, whole
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "backbones.pkl"
 

@@ -191,6 +191,21 @@ def test_stress_of_a_slab(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_atoms(kind):
+    atoms = as_atoms(crystal())
+    atoms.calc = EquiformerCalculator(build(kind))
+    assert atoms.get_potential_energies().shape == (3,)
+    assert atoms.get_potential_energies().sum() == pytest.approx(atoms.get_potential_energy(), rel=1e-12)
+    if kind in CONSERVATIVE:
+        assert np.allclose(atoms.get_stresses().sum(0), atoms.get_stress(), rtol=0, atol=1e-12)
+        with pytest.raises(PropertyNotImplementedError):
+            Atoms("H2", [[0, 0, 0], [0, 0, 1]], calculator=atoms.calc).get_stresses()
+    else:
+        with pytest.raises(PropertyNotImplementedError):
+            atoms.get_stresses()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_model_of_the_caller_stays_as_it_is(kind):
     """Its dtype, its training flag, its weights; and calculators do not change each other."""
     model = build(kind).train()

@@ -32,6 +32,9 @@ from equiformer_pytorch.base.saved import read_saved
 from tests.atoms import potentials
 from tests.atoms.kinds import CONSERVATIVE, KINDS, build, relative, structures
 
+# What is only given where it is asked for.
+PARTS = {"energies", "stresses"}
+
 
 def batch_of(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     found = []
@@ -47,16 +50,17 @@ def test_the_same_outputs(kind: str) -> None:
     model, batch = build(kind), batch_of(structures())
     assert isinstance(model, Potential)
     stress = kind != "v2"
-    assert model.gives == {"energy", "forces", *["stress"] * stress, *["charges"] * (kind == "own")}
+    main = {"energy", "forces", *["stress"] * stress, *["charges"] * (kind == "own")}
+    assert model.gives == main | {"energies"} | {"stresses" for _ in range(kind in CONSERVATIVE)}
     assert set(potentials.SPECIES) <= set(model.elements)
     assert (model.cutoff, model.use_pbc) == (potentials.CUTOFF, True)
     out = model.evaluate(batch, stress=stress)
-    assert set(out) == model.gives
+    assert set(out) == main
     assert (out["energy"].shape, out["energy"].dtype) == ((3,), torch.float64)
     assert out["forces"].shape == batch["pos"].shape
     if stress:
         assert out["stress"].shape == (3, 3, 3)
-    assert set(model.evaluate(batch, forces=False)) == model.gives - {"forces", "stress"}
+    assert set(model.evaluate(batch, forces=False)) == main - {"forces", "stress"}
     found = model.evaluate({name: batch[name] for name in ("atomic_numbers", "pos", "batch", "cell")})
     assert relative(found["energy"], out["energy"]) < 1e-12
     assert relative(found["forces"], out["forces"]) < 1e-10
@@ -70,7 +74,7 @@ def test_published_calls_are_as_they_were(kind: str) -> None:
         del batch["pbc"]
         out, physical = model(**batch), model.predict(**batch)
         assert out["energy"].dtype == batch["pos"].dtype
-        assert set(out) == model.gives == set(physical)
+        assert set(out) == model.gives - PARTS == set(physical)
         if "stress" in out:
             assert out["stress"].shape == physical["stress"].shape == (3, 9)
             assert set(model(**batch, stress=False)) == {"energy", "forces"}
@@ -88,11 +92,32 @@ def test_stress_that_cannot_be(kind: str) -> None:
     words = "regress_stress is False" if kind == "v2" else "cell must have a volume"
     with pytest.raises(ValueError, match=words):
         predict(model, flat, stress=True)
-    assert set(predict(model, flat)) == model.gives - {"stress"}
+    assert set(predict(model, flat)) == model.gives - {"stress"} - PARTS
     del flat["cell"], flat["cell_offsets"]
     with pytest.raises(ValueError, match="regress_stress is False" if kind == "v2" else "stress needs cell"):
         predict(model, flat, stress=True)
     assert predict(model, flat)["energy"].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_atoms_add_up(kind: str) -> None:
+    """Of energies with everything that belongs to them, and of a stress that is a gradient."""
+    model, batch = build(kind), batch_of(structures())
+    conservative = kind in CONSERVATIVE
+    out = model.evaluate(batch, stress=conservative, per_atom=True)
+    assert (out["energies"].shape, out["energies"].dtype) == (batch["atomic_numbers"].shape, torch.float64)
+    added = torch.zeros(3, dtype=torch.float64).index_add(0, batch["batch"], out["energies"])
+    assert relative(added, out["energy"]) < 1e-12
+    assert ("stresses" in out) == conservative
+    if conservative:
+        added = torch.zeros(3, 3, 3, dtype=torch.float64).index_add(0, batch["batch"], out["stresses"])
+        assert relative(added, out["stress"]) < 1e-10
+    order = torch.randperm(len(batch["pos"]))
+    moved = {name: batch[name][order] for name in ("atomic_numbers", "pos", "batch")} | {"cell": batch["cell"]}
+    other = model.evaluate(moved, stress=conservative, per_atom=True)
+    for name in PARTS & set(out):
+        assert relative(other[name], out[name][order]) < 1e-10
+    assert set(model.evaluate(batch, forces=False, per_atom=True)) & PARTS == {"energies"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +184,7 @@ class Springs(Potential):
         energy = of_edge.new_zeros(int(batch.max()) + 1).index_add(0, batch[receivers], of_edge)
         return {"energy": energy, "forces": torch.zeros_like(pos).index_add(0, receivers, 2 * self.k * vectors)}
 
-    def evaluate(self, structures: Mapping[str, Any], *, forces=True, stress=False, through=None) -> dict[str, Tensor]:
+    def evaluate(self, structures: Mapping[str, Any], *, through=None, **wanted: bool) -> dict[str, Tensor]:
         batch = structures.get("batch", torch.zeros_like(structures["atomic_numbers"]))
         return (through or self)(structures["pos"], structures["edge_index"], batch)
 

@@ -79,11 +79,7 @@ def test_many_geometries_at_once(kind: str) -> None:
         vmap(lambda cell: energy(pos, cell))(torch.stack((cell, cell)))
 
 
-# The layers of the published models ask for their weights by name, which functional_call does not allow.
-@pytest.mark.parametrize(
-    "kind",
-    ["own", *(pytest.param(k, marks=pytest.mark.xfail(raises=AttributeError, strict=False)) for k in KINDS[1:])],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_several_models_at_once(kind: str) -> None:
     """And the gradient of a loss on forces by weights."""
     inputs = potentials.crystal()

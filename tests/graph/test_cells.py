@@ -72,4 +72,4 @@ def test_large_structures_are_searched_by_cells(monkeypatch):
     monkeypatch.setattr(nearest, "neighbours_by_cells", spy)
     by_cells = nearest.find_neighbours(coordinates, table, num_neighbors=5, valid_radius=1e5)[:2]
     assert used
-    assert all(torch.equal(a, b) for a, b in zip(all_pairs, by_cells, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(all_pairs[:2], by_cells[:2], strict=True))

@@ -63,12 +63,13 @@ def test_equal_sizes_are_a_view():
 
 def test_groups_stay_apart():
     """Padding holds what its own group has, or zeros: NaN in one group does not reach another."""
-    table = Table.from_groups(grouped([1, 0, 3]), 3)
-    members = torch.tensor([[1.0], [torch.nan], [torch.nan], [torch.nan]])
+    table = Table.from_groups(grouped([2, 1, 0, 3]), 4)
+    members = torch.tensor([[torch.nan], [torch.nan], [1.0], [torch.nan], [torch.nan], [torch.nan]])
     spread = table.spread(members)
-    assert spread[0].flatten().tolist() == [1.0, 1.0, 1.0]
-    assert spread[1].flatten().tolist() == [0.0, 0.0, 0.0]
-    assert spread[2].isnan().all()
+    assert spread[0].isnan().all()
+    assert spread[1].flatten().tolist() == [1.0, 1.0, 1.0]
+    assert spread[2].flatten().tolist() == [0.0, 0.0, 0.0]
+    assert spread[3].isnan().all()
 
 
 def test_groups_without_members():

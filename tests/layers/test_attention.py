@@ -13,7 +13,7 @@ from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention, _t
 from equiformer_pytorch.testing import assert_gradients
 from tests.layers.harness import graph_of
 from tests.layers.test_layers import plain_so2
-from tests.models import KINDS, Example, blocks, build, example
+from tests.models import KINDS, Example, build, example
 from tests.ops.graphs import normal
 from tests.ops.test_softmax import by_slots
 from tests.oracle import matrices_of, turned, turned_back
@@ -46,12 +46,10 @@ def test_weights_are_shares(kind, attend_self):
 def test_l2_distance_is_invariant_to_the_order_of_neighbours_and_prefers_the_near_key():
     """With keys equal to the query the logit is at its largest: minus the squared distance, up to a constant."""
     model = build()
-    attention = blocks(model)[0][0]
+    attention = model.layers.blocks[0][0]
     graph = graph_of(model, example(model))
     x = torch.randn(14, model.dim.width, dtype=torch.float64)
-    found: list = []
-    attention(x, graph, weights=found)
-    (weights,) = found
+    _, weights = attention(x, graph)
     assert all((w.sum(-1) - 1).abs().max() < 1e-9 for w in weights)
     assert any(w.std(-1).max() > 1e-3 for w in weights)
 
@@ -60,9 +58,9 @@ def test_l2_distance_is_invariant_to_the_order_of_neighbours_and_prefers_the_nea
 def test_gates_let_a_head_attend_to_nothing(kind):
     model = build(**KINDS[kind], depth=1)
     sample = example(model)
-    attention = blocks(model)[0][0]
+    attention = model.layers.blocks[0][0]
     caught = []
-    attention.register_forward_hook(lambda _, args, out: caught.append(out))
+    attention.register_forward_hook(lambda _, args, out: caught.append(out[0]))
     with torch.no_grad():
         attention.to_gates.weight.zero_()
         attention.to_gates.bias.fill_(-800)
@@ -75,14 +73,14 @@ def test_gates_let_a_head_attend_to_nothing(kind):
         without = build(**KINDS[kind], depth=1, gate_attn_head_outputs=False)
         kept = {name: value for name, value in model.state_dict().items() if "to_gates" not in name}
         without.load_state_dict(kept)
-        without.layers.blocks[0][0].register_forward_hook(lambda _, args, out: caught.append(out))
+        without.layers.blocks[0][0].register_forward_hook(lambda _, args, out: caught.append(out[0]))
         sample.all_degrees(without)
     torch.testing.assert_close(caught[-1], open_gates)
 
 
 def test_gates_are_per_head_of_every_degree():
     model = build(heads=(2, 3, 1), depth=1)
-    assert blocks(model)[0][0].to_gates.out_features == 6
+    assert model.layers.blocks[0][0].to_gates.out_features == 6
 
 
 def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -114,7 +112,7 @@ def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Ten
 
     out, weights, first, seen = [], [], 0, 0
     of_heads = None if layer.to_gates is None else layer.to_gates(normed[:, : layer.fiber[0]]).sigmoid()
-    queries = None if mlp else layer.query_fiber.split(layer.to_query(normed))
+    queries = None if mlp else layer.to_query.fiber_out.split(layer.to_query(normed))
     for degree, part in enumerate(parts):
         combined = []
         for head in range(layer.heads[degree]):
@@ -171,16 +169,16 @@ def test_attention_is_its_formula(monkeypatch, form, mlp, arranged):
     layer = model.layers.blocks[0][0]
     graph = graph_of(model, example(model))
     x = torch.randn(14, model.dim.width, dtype=torch.float64)
-    given: list = []
-    found = layer(x, graph, weights=given)
-    (weights,) = given
+    found, weights = layer(x, graph)
     wanted, of_heads = plain_attention(layer, x, graph, mlp)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-11)
     torch.testing.assert_close(torch.cat(weights, dim=1), torch.stack(of_heads, dim=1), rtol=0, atol=1e-12)
     layer.rearrange()
-    torch.testing.assert_close(layer(x, graph), wanted, rtol=0, atol=1e-11)
+    torch.testing.assert_close(layer(x, graph)[0], wanted, rtol=0, atol=1e-11)
     matrices = [build(parameters) for build, parameters in layer.parts()]
-    torch.testing.assert_close(layer(x, graph, matrices), wanted, rtol=0, atol=1e-11)
+    alone, none = layer(x, graph, matrices, with_weights=False)
+    torch.testing.assert_close(alone, wanted, rtol=0, atol=1e-11)
+    assert none == []
 
 
 def test_squared_lengths():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +15,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from equiformer_pytorch.training import CheckpointError, SampleStream, TrainSettings, load_checkpoint, train
-from examples.options import TrainingOptions
+from equiformer_pytorch.training.checkpoint import CheckpointError, load_checkpoint
+from equiformer_pytorch.training.loop import TrainSettings, train
+from equiformer_pytorch.training.options import TrainingOptions
+from equiformer_pytorch.training.samples import SampleStream
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -40,6 +44,9 @@ class Job:
     data: str
     """What it is trained on, in words."""
     collate: Callable[[list[Any]], Any] | None = None
+    """Makes a batch, or the pieces of one, see :func:`train`."""
+    finish: Callable[[], None] | None = None
+    """What all processes do when the training is over, before the first one reports."""
 
 
 Prepare = Callable[[Settings, Path, bool, Accelerator], Job]
@@ -76,17 +83,17 @@ def old_folder(runs: Path, name: str | None) -> Path:
 
 
 def start(
-    prepare: Prepare[Settings], settings: Settings, runs: Path, name: str | None, stem: str, max_minutes: float
+    prepare: Prepare[Settings], settings: Settings, runs: Path, name: str | None, stem: str, max_minutes: float | None
 ) -> signal.Signals | None:
     """A new run. Returns the signal that stopped it, if one did."""
-    accelerator = _accelerator(settings)
+    accelerator = _accelerator(settings, runs)
     folder = [new_folder(runs, name, stem) if accelerator.is_main_process else runs]
     broadcast_object_list(folder)  # the first process chooses
     return _carry_out(prepare, settings, folder[0], None, accelerator, max_minutes)
 
 
 def resume(
-    prepare: Prepare[Settings], kind: type[Settings], runs: Path, name: str | None, max_minutes: float
+    prepare: Prepare[Settings], kind: type[Settings], runs: Path, name: str | None, max_minutes: float | None
 ) -> signal.Signals | None:
     """An old run, from its last checkpoint. Returns the signal that stopped it, if one did."""
     folder = old_folder(runs, name)
@@ -95,7 +102,7 @@ def resume(
         settings = kind(**checkpoint["about"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CHECKPOINT} is not of a run of this version") from error
-    return _carry_out(prepare, settings, folder, checkpoint, _accelerator(settings), max_minutes)
+    return _carry_out(prepare, settings, folder, checkpoint, _accelerator(settings, runs), max_minutes)
 
 
 def _carry_out(
@@ -104,7 +111,7 @@ def _carry_out(
     folder: Path,
     checkpoint: dict[str, Any] | None,
     accelerator: Accelerator,
-    max_minutes: float,
+    max_minutes: float | None,
 ) -> signal.Signals | None:
     """Trains, and reports unless it was stopped. Returns the signal that stopped it, if one did."""
     job = prepare(settings, folder, checkpoint is not None, accelerator)
@@ -115,6 +122,7 @@ def _carry_out(
     )
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
+    _start_trackers(accelerator, settings, folder)
     samples = settings.steps * settings.batch_size * settings.accumulate * processes
     outcome = train(
         model=job.model,
@@ -128,7 +136,10 @@ def _carry_out(
         validate=job.validate,
         resume=checkpoint,
         collate_fn=job.collate,
+        workers=settings.workers,
     )
+    if outcome.stopped_by is None and job.finish is not None:
+        job.finish()
     if outcome.stopped_by is None and accelerator.is_main_process:
         if outcome.step < settings.steps:
             print(f"time is up at step {outcome.step} of {settings.steps}; --resume {folder.name} goes on")
@@ -137,15 +148,37 @@ def _carry_out(
     return outcome.stopped_by
 
 
-def _accelerator(settings: TrainingOptions) -> Accelerator:
-    return Accelerator(
-        cpu=not torch.cuda.is_available(),  # so that several processes without a GPU find each other, by gloo
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.accumulate,
-    )
+def _accelerator(settings: TrainingOptions, runs: Path) -> Accelerator:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`log_with=")  # what is missing is an error here
+            accelerator = Accelerator(
+                cpu=not torch.cuda.is_available(),  # so that several processes without a GPU find each other, by gloo
+                mixed_precision=settings.mixed_precision,
+                gradient_accumulation_steps=settings.accumulate,
+                log_with=list(settings.log_with) or None,
+                project_dir=runs,
+            )
+    except ValueError as error:
+        raise RunError(f"--log-with: {error}") from error
+    missing = set(settings.log_with) - {"all", *map(str, accelerator.log_with)}
+    if missing:
+        raise RunError(f"--log-with {' '.join(sorted(missing))}: its package is missing")
+    return accelerator
 
 
-def _train_settings(settings: TrainingOptions, max_minutes: float) -> TrainSettings:
+def _start_trackers(accelerator: Accelerator, settings: TrainingOptions, folder: Path) -> None:
+    """They are told what the run is, and keep what they write in its folder."""
+    if not accelerator.log_with:
+        return
+    accelerator.project_configuration.logging_dir = str(folder)
+    config = {name: str(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
+    config = {name: value for name, value in config.items() if value is not None}
+    accelerator.init_trackers("equiformer", config, {"wandb": {"name": folder.name, "dir": str(folder)}})
+
+
+def _train_settings(settings: TrainingOptions, max_minutes: float | None) -> TrainSettings:
     given = asdict(settings)
     own = [name for name in TrainSettings.__dataclass_fields__ if name in given]
-    return TrainSettings(**{name: given[name] for name in own}, max_seconds=60 * max_minutes)
+    seconds = math.inf if max_minutes is None else 60 * max_minutes
+    return TrainSettings(**{name: given[name] for name in own}, max_seconds=seconds)

@@ -22,9 +22,27 @@ def at_least(kind: type, low: float, *, excluded: bool = False, below: float = f
     return convert
 
 
+def assignment(text: str) -> str:
+    """A converter for argparse: NAME=VALUE as it is."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE")
+    return text
+
+
+def assigned(texts: tuple[str, ...]) -> dict[str, str]:
+    """By name, of texts NAME=VALUE."""
+    return {name: value for name, _, value in (text.partition("=") for text in texts)}
+
+
 def option(default: Any, help: str, convert: Callable[[str], Any], **more: Any) -> Any:
     """A field of settings; `more` is for `add_argument`."""
     return field(default=default, metadata={"help": help, "type": convert, **more})
+
+
+def flag(help: str) -> Any:
+    """A field of settings that is off unless it is named."""
+    return field(default=False, metadata={"help": help, "action": "store_true"})
 
 
 count, whole = at_least(int, 1), at_least(int, 0)
@@ -45,5 +63,9 @@ class TrainingOptions:
     ema: float = option(0.99, "decay per step of the averaged weights, which are evaluated", share)
     seed: int = option(0, "of weights, samples and noise", whole)
     mixed_precision: str = option("no", "accelerate's: no or bf16", str, choices=("no", "bf16"))
+    workers: int = option(0, "further processes, for each one that trains, that load its samples", whole)
     validate_every: int = option(100, "steps between evaluations on the validation set", count)
     checkpoint_every: int = option(50, "steps between checkpoints", count)
+    log_with: tuple[str, ...] = option(
+        (), "trackers of accelerate that follow the run, e.g. tensorboard or wandb", str, nargs="+", metavar="TRACKER"
+    )

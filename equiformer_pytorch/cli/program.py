@@ -1,4 +1,4 @@
-"""The command line of the programs that train: options, resuming, exit codes."""
+"""The command line of programs that train: options, resuming, exit codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from examples.options import TrainingOptions, positive
+from equiformer_pytorch.training.options import TrainingOptions, positive
 
 LATEST = ""
 
@@ -27,15 +27,15 @@ class Program:
     """A program. `module` has its `prepare`, and `SETUP_ERRORS`, which are the user's to mend; it is imported late."""
 
     name: str
+    stem: str
+    """What its runs are called unless they are given a name."""
     description: str
     settings: type[TrainingOptions]
     module: str
-    max_minutes: float
-
-    @property
-    def stem(self) -> str:
-        """What its runs are called unless they are given a name."""
-        return self.name.rpartition("/")[2].removesuffix(".py").removeprefix("train_")
+    max_minutes: float | None
+    """How long it trains unless it is told otherwise; None: to the end."""
+    install: str
+    """The command that installs what is missing."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,13 +67,13 @@ def make_parser(program: Program) -> Parser:
         "--max-minutes",
         type=positive,
         default=program.max_minutes,
-        help=f"stop training after that long, to be resumed at will (default: {program.max_minutes})",
+        help=f"stop training after that long, to be resumed at will (default: {program.max_minutes or 'never'})",
     )
     settings = parser.add_argument_group("settings, fixed when a run begins")
     for option in fields(program.settings):
         default = " ".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
         metadata = dict(option.metadata)
-        metadata["help"] += f" (default: {default})" if default is not None else ""
+        metadata["help"] += f" (default: {default})" if default not in (None, "", False) else ""
         settings.add_argument("--" + option.name.replace("_", "-"), default=option.default, **metadata)
     return parser
 
@@ -91,9 +91,9 @@ def main(program: Program, arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--resume keeps a run's name and settings; leave out --{[*given, 'name'][0].replace('_', '-')}")
     try:
         module = import_module(program.module)
-        from examples import runs
+        from equiformer_pytorch.training import runs
     except ModuleNotFoundError as error:
-        return fail(program, f'the package {error.name} is missing: pip install -e ".[examples]"', 2)
+        return fail(program, f'the package {error.name} is missing: {program.install}', 2)
 
     try:
         if args.resume is None:
@@ -117,9 +117,9 @@ def fail(program: Program, message: object, code: int) -> int:
     return code
 
 
-def run_and_exit(program: Program) -> NoReturn:
-    """For ``if __name__ == "__main__"``."""
+def run(program: Program, arguments: Sequence[str] | None = None) -> int:
+    """The program as it is called by people, who may interrupt it; its exit code."""
     try:
-        sys.exit(main(program))
+        return main(program, arguments)
     except KeyboardInterrupt:  # while nothing is being trained
-        sys.exit(fail(program, "interrupted; --resume goes on from the last checkpoint, if there is one", 130))
+        return fail(program, "interrupted; --resume goes on from the last checkpoint, if there is one", 130)

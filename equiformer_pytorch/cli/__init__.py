@@ -1,0 +1,1 @@
+"""Commands: `equiformer train | evaluate | info`, and what programs that train share."""

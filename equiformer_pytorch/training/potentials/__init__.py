@@ -1,0 +1,1 @@
+"""What trains potentials: data, loss, errors, report."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -29,13 +30,13 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 def with_compiled_layers(kind: str, model: Potential) -> Potential:
-    compiled = copy.deepcopy(model)
+    compiled: Any = copy.deepcopy(model)
     layers = compiled.network.layers if kind == "own" else compiled.blocks
     layers.compile(fullgraph=True, backend="aot_eager")
     return compiled
 
 
-def slopes(model: nn.Module, weights: nn.Module, batch: dict[str, Tensor], name: str) -> list[Tensor]:
+def slopes(model: Callable[..., Any], weights: nn.Module, batch: dict[str, Tensor], name: str) -> list[Tensor]:
     """Of a loss on energies or forces, by all weights."""
     loss = model(**batch, forces=name == "forces", stress=False)[name].square().sum()
     return list(torch.autograd.grad(loss, list(weights.parameters()), materialize_grads=True, allow_unused=True))

@@ -37,5 +37,6 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+
 # Pickles of 1.2 name modules that are elsewhere now.
 __path__.append(f"{__path__[0]}/legacy/paths")

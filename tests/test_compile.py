@@ -34,7 +34,6 @@ def stack_and_inputs(kind: str, batch: int = 2, points: int = 7):
     model(given.inputs, given.coors, **given.extra)
     hook.remove()
     x, graph, *_ = handed[0]
-    assert isinstance(model.layers, SequentialBlocks)
     return Stack(model.layers), x.detach(), graph
 
 

@@ -1,4 +1,4 @@
-"""`EquiformerCalculator`: a potential or a published model as an ASE calculator."""
+"""`EquiformerCalculator`: a potential of any kind, or a committee of several, as an ASE calculator."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from equiformer_pytorch.base.potential import Potential
 from equiformer_pytorch.base.tracing import lasting_tensors
 from equiformer_pytorch.graph.periodic import radius_graph
 
+# What a committee says beside its mean: the standard deviation over its members, of this name's beginning.
+STD = "_std"
+
 try:
     from ase import Atoms
     from ase.calculators.calculator import Calculator, all_changes
@@ -24,17 +27,22 @@ try:
 except ImportError as error:
     raise ImportError('the ASE calculator needs ase: pip install "equiformer-pytorch[atoms]"') from error
 
+Source = Potential | str | os.PathLike[str] | Mapping[str, Any]
+
 
 class EquiformerCalculator(Calculator):
     """Energy (eV), forces (eV/Å), stress (eV/Å³), parts of energy and stress of each atom (get_potential_energies,
     get_stresses) and the targets of a potential, for ASE.
+
+    Of a committee, several potentials that were trained apart: their mean, and beside everything that all give its
+    standard deviation, in ``results["energy_std"]``, ``results["forces_std"]``, ….
 
     Neighbours within cutoff + `skin` are found once and kept until an atom has moved by half the skin, or the cell,
     the species or the periodicity changed. The numbers are the same: whatever is beyond the cutoff weighs nothing.
 
     Args:
         potential: of any kind, which is copied and stays as it is; or a file of one, as
-            :func:`~equiformer_pytorch.atoms.load_potential` takes it.
+            :func:`~equiformer_pytorch.atoms.load_potential` takes it; or a sequence of these.
         skin: in Å; 0 finds neighbours at every step. Models with a largest number of neighbours always do.
         device: where to compute.
         dtype: of the weights, in which all is computed but differences of positions, which are float64; None keeps
@@ -43,7 +51,7 @@ class EquiformerCalculator(Calculator):
 
     def __init__(
         self,
-        potential: Potential | str | os.PathLike[str] | Mapping[str, Any],
+        potential: Source | Sequence[Source],
         *,
         skin: float = 0.5,
         device: torch.device | str = "cpu",
@@ -52,15 +60,22 @@ class EquiformerCalculator(Calculator):
         super().__init__()
         if skin < 0:
             raise ValueError(f"skin must be at least 0, got {skin}")
-        with lasting_tensors():
-            own = copy.deepcopy(potential) if isinstance(potential, Potential) else load_potential(potential)
-            self.potential = own.to(device=device, dtype=dtype).eval()
-        self.device = torch.device(device)
-        self.skin = 0.0 if self.potential.max_neighbors is not None else float(skin)
-        given = self.potential.gives
-        self.implemented_properties = ["energy", "free_energy", *sorted(given - {"energy"})]
+        one = isinstance(potential, Potential | str | os.PathLike | Mapping)
+        sources: list[Source] = [potential] if one else list(potential)
+        if not sources:
+            raise ValueError("potential is empty: a committee needs at least one member")
+        self.members = [_own(source).to(device=device, dtype=dtype).eval() for source in sources]
+        self.potential, self.device, self.skin = self.members[0], torch.device(device), float(skin)
+        self.targets = {}
+        for name in frozenset.intersection(*(frozenset(member.targets) for member in self.members)):
+            self.targets[name] = self.potential.targets[name]
+            if any(member.targets[name] != self.targets[name] for member in self.members):
+                raise ValueError(f"potential: the members of the committee mean different things by {name!r}")
+        self.gives = frozenset.intersection(*(member.gives for member in self.members))
+        named = [*sorted(self.gives), "free_energy"]
+        self.implemented_properties = named + [name + STD for name in named if len(self.members) > 1]
         self.searches = 0
-        self._kept: tuple[Atoms, Tensor, Tensor] | None = None
+        self._kept: dict[tuple[float, int | None, bool], tuple[Atoms, Tensor, Tensor]] = {}
 
     def calculate(
         self,
@@ -73,29 +88,38 @@ class EquiformerCalculator(Calculator):
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise ValueError("atoms is missing: there is nothing to calculate")
-        forces = any(name in properties for name in ("forces", "stress", "stresses"))
-        stress = forces and "stress" in self.potential.gives and bool(atoms.cell.rank == 3)  # it is per volume
-        per_atom = any(name in properties for name in ("energies", "stresses"))
-        with torch.no_grad():
-            out = self.potential.evaluate(self._structure(atoms), forces=forces, stress=stress, per_atom=per_atom)
-        results: dict[str, Any] = {name: tensor.double().cpu().numpy() for name, tensor in out.items()}
-        results["energy"] = results["free_energy"] = float(results["energy"][0])
-        for name in ("stress", "stresses"):
-            if name in results:
-                results[name] = full_3x3_to_voigt_6_stress(results[name][0] if name == "stress" else results[name])
-        for name, target in self.potential.targets.items():
-            if target.per == "structure":
-                results[name] = results[name][0]
-        self.results = results
+        wanted = {name.removesuffix(STD) for name in properties}
+        forces = not wanted.isdisjoint(("forces", "stress", "stresses"))
+        stress = forces and "stress" in self.gives and bool(atoms.cell.rank == 3)  # it is per volume
+        per_atom = not wanted.isdisjoint(("energies", "stresses"))
+        found = []
+        for member in self.members:
+            with torch.no_grad():
+                out = member.evaluate(self._structure(member, atoms), forces=forces, stress=stress, per_atom=per_atom)
+            found.append({name: self._as_ase_has_it(name, x) for name, x in out.items() if name in self.gives})
+        common = set.intersection(*(set(out) for out in found))
+        of_members = {name: np.stack([out[name] for out in found]) for name in common}
+        of_members["free_energy"] = of_members["energy"]
+        self.results = {name: _number(x.mean(0)) for name, x in of_members.items()}
+        if len(found) > 1:
+            self.results |= {name + STD: _number(x.std(0, ddof=1)) for name, x in of_members.items()}
 
     def get_hessian(self, atoms: Atoms) -> np.ndarray:
         """Second derivatives of the energy (atoms, 3, atoms, 3) in eV/Å², exact, as ``ase.vibrations.VibrationsData``
         takes them."""
-        return hessian(self.potential, self._structure(atoms)).numpy()
+        found = [hessian(member, self._structure(member, atoms)) for member in self.members]
+        return torch.stack(found).mean(0).numpy()
 
-    def _structure(self, atoms: Atoms) -> dict[str, Tensor]:
+    def _as_ase_has_it(self, name: str, x: Tensor) -> np.ndarray:
+        """Of one structure, without its dimension; stress as (xx, yy, zz, yz, xz, xy)."""
+        found = x.double().cpu().numpy()
+        of_structure = name in ("energy", "stress") or (name in self.targets and self.targets[name].per == "structure")
+        found = found[0] if of_structure else found
+        return full_3x3_to_voigt_6_stress(found) if name in ("stress", "stresses") else found
+
+    def _structure(self, member: Potential, atoms: Atoms) -> dict[str, Tensor]:
         """A batch of one, with neighbours that are kept."""
-        edge_index, cell_offsets = self._neighbours(atoms)
+        edge_index, cell_offsets = self._neighbours(member, atoms)
         return {
             "atomic_numbers": torch.as_tensor(atoms.numbers, dtype=torch.long, device=self.device),
             "pos": torch.as_tensor(atoms.positions, dtype=torch.float64, device=self.device),
@@ -104,26 +128,39 @@ class EquiformerCalculator(Calculator):
             "cell_offsets": cell_offsets,
         }
 
-    def _neighbours(self, atoms: Atoms) -> tuple[Tensor, Tensor]:
+    def _neighbours(self, member: Potential, atoms: Atoms) -> tuple[Tensor, Tensor]:
         """Within cutoff + skin; those of before, where they still hold all that are within the cutoff."""
-        if self._kept is not None:
-            before, edge_index, cell_offsets = self._kept
+        kind = (member.cutoff, member.max_neighbors, member.use_pbc)
+        skin = self.skin if member.max_neighbors is None else 0.0
+        if kind in self._kept:
+            before, edge_index, cell_offsets = self._kept[kind]
             same = (
                 np.array_equal(before.numbers, atoms.numbers)
                 and np.array_equal(before.pbc, atoms.pbc)
                 and np.array_equal(before.cell.array, atoms.cell.array)
             )
-            if same and self.skin > 0:
-                moved = np.linalg.norm(atoms.positions - before.positions, axis=1)
-                if moved.max(initial=0.0) < self.skin / 2:
+            if same:
+                moved = np.linalg.norm(atoms.positions - before.positions, axis=1).max(initial=0.0)
+                if moved < skin / 2 or moved == 0:
                     return edge_index, cell_offsets
         edge_index, cell_offsets = radius_graph(
             torch.as_tensor(atoms.positions, device="cpu"),
-            self.potential.cutoff + self.skin,
+            member.cutoff + skin,
             cell=torch.as_tensor(atoms.cell.array, device="cpu")[None],
-            pbc=torch.as_tensor(atoms.pbc & self.potential.use_pbc, device="cpu")[None],
-            max_neighbors=self.potential.max_neighbors,
+            pbc=torch.as_tensor(atoms.pbc & member.use_pbc, device="cpu")[None],
+            max_neighbors=member.max_neighbors,
         )
         self.searches += 1
-        self._kept = (atoms.copy(), edge_index.to(self.device), cell_offsets.to(self.device))
-        return self._kept[1:]
+        self._kept[kind] = (atoms.copy(), edge_index.to(self.device), cell_offsets.to(self.device))
+        return self._kept[kind][1:]
+
+
+@lasting_tensors()
+def _own(source: Source) -> Potential:
+    """A copy of a potential, or that of a file."""
+    return copy.deepcopy(source) if isinstance(source, Potential) else load_potential(source)
+
+
+def _number(x: np.ndarray) -> Any:
+    """A float instead of an array of one."""
+    return float(x) if x.ndim == 0 else x

@@ -60,7 +60,6 @@ class Checked:
         alone = count == 1 and "".join(filter(str.isalnum, kind)).lower() == ALONE
         return cls(numbers, atoms.positions, atoms.cell.array, atoms.pbc, labels, alone)
 
-
     def values(self) -> dict[str, np.ndarray]:
         """All that has to be finite."""
         return {"positions": self.pos, "cell": self.cell, **self.labels}

@@ -1,8 +1,8 @@
 """Says what files hold: potentials, folders and checkpoints of runs, structures.
 
-    equiformer info potential.pt
-    equiformer info runs/potential
-    equiformer info train.xyz
+equiformer info potential.pt
+equiformer info runs/potential
+equiformer info train.xyz
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def main(program: Program, arguments: Sequence[str] | None = None) -> int:
         module = import_module(program.module)
         from equiformer_pytorch.training import runs
     except ModuleNotFoundError as error:
-        return fail(program, f'the package {error.name} is missing: {program.install}', 2)
+        return fail(program, f"the package {error.name} is missing: {program.install}", 2)
 
     try:
         if args.resume is None:

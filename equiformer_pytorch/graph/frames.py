@@ -232,5 +232,3 @@ def check_frames(frames: Float[Tensor, "edges 3 3"], vectors: Float[Tensor, "edg
             "edge_frames must be rotations that carry each edge vector (pos[sender] + offset·cell − pos[receiver]) to"
             f" the y axis; that of edge {where} does not: {frames[where].tolist()}"
         )
-
-

@@ -44,9 +44,7 @@ class Table:
     """Where each member is in the flattened rectangle; None when they follow each other."""
 
     @classmethod
-    def from_groups(
-        cls, group: Int[Tensor, " members"], groups: int, known: tuple[int, int] | None = None
-    ) -> Table:
+    def from_groups(cls, group: Int[Tensor, " members"], groups: int, known: tuple[int, int] | None = None) -> Table:
         """Of members sorted by group.
 
         Args:

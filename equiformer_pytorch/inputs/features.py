@@ -28,7 +28,7 @@ class PointFeatures(nn.Module):
         self.positions = _embedding(num_positions, fiber[0])
 
     def check_flat(self, features: dict[int, Tensor]) -> None:
-        """Errors for values of flat points that do not fit; what :meth:`forward` checks besides are types and shapes."""
+        """Errors for values of flat points that do not fit; types and shapes are checked by :meth:`forward`."""
         if self.tokens is not None and checks.is_integer(features[0]):
             checks.check_tokens("inputs", features[0], self.tokens.num_embeddings)
 

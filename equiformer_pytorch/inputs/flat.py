@@ -67,7 +67,9 @@ class FlatArguments(NamedTuple):
             self._check_edges(self.edge_index, batch, points, structures, embed)
             if points and checks.looks_at_values():
                 receivers = plain(self.edge_index)[1].long().clamp(0, points - 1)
-                counts = torch.zeros_like(coors[:, 0], dtype=torch.long).index_add(0, receivers, torch.ones_like(receivers))
+                counts = torch.zeros_like(coors[:, 0], dtype=torch.long).index_add(
+                    0, receivers, torch.ones_like(receivers)
+                )
                 known.edges = [gathered.number(bound) for bound in counts.aminmax()]
         return known
 
@@ -147,7 +149,13 @@ class FlatArguments(NamedTuple):
         return Edges(senders, receivers, vectors, None, bounds)
 
     def _given_edges(
-        self, edge_index: Tensor, coordinates: Tensor, layout: Layout, known: Known, embed: EdgeFeatures, dtype: torch.dtype
+        self,
+        edge_index: Tensor,
+        coordinates: Tensor,
+        layout: Layout,
+        known: Known,
+        embed: EdgeFeatures,
+        dtype: torch.dtype,
     ) -> Edges:
         points = coordinates.shape[0]
         senders, receivers = edge_index.long().unbind(0)

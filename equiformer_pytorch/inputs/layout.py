@@ -75,7 +75,7 @@ class Layout:
         """How many there are."""
         if self.given_structures is not None:
             return self.given_structures
-        return number_from_data(self.structure[-1]) + 1 if len(self.structure) else 0
+        return number_from_data(self.structure[-1]) + 1 if self.structure.shape[0] else 0
 
     @cached_property
     def table(self) -> Table:
@@ -97,7 +97,7 @@ class Layout:
     @property
     def index(self) -> Int[Tensor, " points"]:
         """0, 1, 2, …"""
-        return torch.arange(len(self.structure), device=self.structure.device)
+        return torch.arange(self.structure.shape[0], device=self.structure.device)
 
     @property
     def longest(self) -> int:

@@ -62,7 +62,9 @@ class FeedForward(TakesMatrices):
             self.inner = JointProduct([self.project_in], {0: self._gated_columns})
             self.outer = JointProduct([self.project_out])
         else:
-            shapes = list(zip(self.fiber_in, self.hidden, (*self.project_out.fiber_out, *[0] * len(fiber)), strict=False))
+            shapes = list(
+                zip(self.fiber_in, self.hidden, (*self.project_out.fiber_out, *[0] * len(fiber)), strict=False)
+            )
             every = (0, sum(self.hidden))
             self.inner = JointProducts([self.project_in], {0: (self.hidden[0], [every])}, shapes=shapes)
             self.outer = JointProducts([self.project_out], shapes=shapes)

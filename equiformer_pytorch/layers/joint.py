@@ -131,7 +131,9 @@ class JointProducts(_Maps):
             self.kept.append(kept)
             self.ranges.append(list(ranges))
         self.besides = [sum(end - first for first, end in ranges) for ranges in self.ranges]
-        channels = [(c, [self._channels(k, degree) for k in range(len(maps))]) for degree, c in enumerate(self.fiber_in)]
+        channels = [
+            (c, [self._channels(k, degree) for k in range(len(maps))]) for degree, c in enumerate(self.fiber_in)
+        ]
         self.groups = groups_of(channels if shapes is None else shapes)
         for index, (low, high) in enumerate(self.groups):
             self.constant(f"degree_{index}", component_degrees, low, high)
@@ -163,7 +165,9 @@ class JointProducts(_Maps):
                     for place, (weights, _) in enumerate(given)
                     if self._channels(place, degree)
                 ]
-                of_degrees.append(torch.cat(parts, dim=1) if parts else given[0][0][0].new_zeros(self.fiber_in[degree], 0))
+                of_degrees.append(
+                    torch.cat(parts, dim=1) if parts else given[0][0][0].new_zeros(self.fiber_in[degree], 0)
+                )
             matrices.append(torch.stack(of_degrees))
         components = self.groups[0][1] ** 2
         bias = F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, components - 1))

@@ -104,7 +104,9 @@ class _Reversible(torch.autograd.Function):
         return (None, None, None, dx, *gradients)
 
 
-def _unpack(blocks: Sequence[nn.ModuleList], graph: EdgeGraph, tensors: Sequence[Tensor]) -> tuple[EdgeGraph, Parameters]:
+def _unpack(
+    blocks: Sequence[nn.ModuleList], graph: EdgeGraph, tensors: Sequence[Tensor]
+) -> tuple[EdgeGraph, Parameters]:
     """The graph with the first tensors, and the rest as the parameters, by name, of each block's two layers."""
     edge_tensors = len(graph.tensors())
     graph, rest = graph.with_tensors(tuple(tensors[:edge_tensors])), iter(tensors[edge_tensors:])

@@ -122,8 +122,8 @@ class SO2Linear(nn.Module):
         scalars: Float[Tensor, "edges radial_dim"],
         matrices: Sequence[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "edges invariants"], Float[Tensor, "edges rows_out channels_out"]]:
-        """Takes what ``gather_rotate`` gives; returns the invariants, and what ``rotate_out`` takes. Where the message is
-        gated there are no gates among the invariants, else one for each channel of all degrees, 0 included.
+        """Takes what ``gather_rotate`` gives; returns the invariants, and what ``rotate_out`` takes. Where the message
+        is gated there are no gates among the invariants, else one for each channel of all degrees, 0 included.
         `matrices` are those of :meth:`build`."""
         scale, bias, *blocks = self.build(self.parameters_in_order()) if matrices is None else matrices
         message, *besides = so2_product(x.flatten(1), F.linear(scalars, scale, bias), blocks, (), self.plan)

@@ -1,4 +1,4 @@
-"""Models of today from whole modules that 1.2 pickled: built anew from what they were built with, with their weights."""
+"""Models of today from whole modules that 1.2 pickled: built anew from their arguments, with their weights."""
 
 from __future__ import annotations
 

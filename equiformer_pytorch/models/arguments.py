@@ -61,7 +61,9 @@ class EquiformerArguments:
         if self.embedding_grad_frac > 1:
             raise ValueError(f"embedding_grad_frac must be at most 1, got {self.embedding_grad_frac}")
         if self.num_edge_tokens is not None and not self.edge_dim:
-            raise ValueError(f"num_edge_tokens = {self.num_edge_tokens} needs edge_dim, the width of the edge embedding")
+            raise ValueError(
+                f"num_edge_tokens = {self.num_edge_tokens} needs edge_dim, the width of the edge embedding"
+            )
         if self.adj_dim > 0 and self.num_adj_degrees_embed is None:
             raise ValueError(f"adj_dim = {self.adj_dim} needs num_adj_degrees_embed, how many steps to embed")
         if not self.attend_sparse_neighbors and self.num_neighbors < 1:
@@ -69,7 +71,11 @@ class EquiformerArguments:
         per_degree("dim", self.dim, self.num_degrees)
         if self.dim_in is None and self.input_degrees > self.num_degrees:
             raise ValueError(f"dim_in must be given for input_degrees = {self.input_degrees} > num_degrees")
-        for name, degrees in (("dim_in", self.input_degrees), ("heads", self.num_degrees), ("dim_head", self.num_degrees)):
+        for name, degrees in (
+            ("dim_in", self.input_degrees),
+            ("heads", self.num_degrees),
+            ("dim_head", self.num_degrees),
+        ):
             if getattr(self, name) is not None:
                 per_degree(name, getattr(self, name), degrees)
 

@@ -80,8 +80,8 @@ def rotate_out(
 def join_rotate(
     x: Float[Tensor, "points components channels"], graph: EdgeGraph
 ) -> Float[Tensor, "edges rows two_channels"]:
-    r""":math:`D_{ij}\,[x_j, x_i]`: the features of sender and receiver side by side, in the frame; in pieces that stay in
-    the cache, of which nothing is kept but x and D. For rotations of one block."""
+    r""":math:`D_{ij}\,[x_j, x_i]`: the features of sender and receiver side by side, in the frame; in pieces that stay
+    in the cache, of which nothing is kept but x and D. For rotations of one block."""
 
     def joined(rotation: Tensor, senders: Tensor, receivers: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         return rotation, x.index_select(0, senders), x.index_select(0, receivers)
@@ -100,8 +100,8 @@ def weigh_rotate(
     degree: Int[Tensor, " components"],
     graph: EdgeGraph,
 ) -> Float[Tensor, "edges rows channels"]:
-    r""":math:`D_{ij}\,(w_{ij} ⊙ x_j + v_{ij} ⊙ x_i)` with weights (w, v) = W r + b of each degree and channel, r of the edge;
-    in pieces like :func:`join_rotate`.
+    r""":math:`D_{ij}\,(w_{ij} ⊙ x_j + v_{ij} ⊙ x_i)` with weights (w, v) = W r + b of each degree and channel, r of
+    the edge; in pieces like :func:`join_rotate`.
 
     Args:
         degree: of each component.
@@ -126,8 +126,8 @@ def rotate_sum(
     rotation: Float[Tensor, "edges rows components"],
     graph: EdgeGraph,
 ) -> Float[Tensor, "receivers components heads_channels"]:
-    r""":math:`\sum_j D_{ij}^T\,(s ⊙ α_{ij} m_{ij})`: messages turned back, each head times its weight and each row times
-    its factor s, and summed over the edges of each receiver; in pieces like :func:`join_rotate`."""
+    r""":math:`\sum_j D_{ij}^T\,(s ⊙ α_{ij} m_{ij})`: messages turned back, each head times its weight and each row
+    times its factor s, and summed over the edges of each receiver; in pieces like :func:`join_rotate`."""
 
     def turned_back(rotation: Tensor, message: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         factors = alpha[:, None] * rescaled[:, None]

@@ -63,8 +63,8 @@ def so2_product(
 ) -> tuple[Float[Tensor, "edges columns"], ...]:
     r"""(w ⊙ x) times a matrix of few blocks, each a product of its own, and biases; derivatives of any order.
 
-    For an order m > 0, :math:`y_{+m} = x_{+m} U - x_{-m} V`, :math:`y_{-m} = x_{+m} V + x_{-m} U`: as one real matrix, or
-    as a pair, for which three real products do instead of four (Gauss). Only x, w and the matrices are kept.
+    For an order m > 0, :math:`y_{+m} = x_{+m} U - x_{-m} V`, :math:`y_{-m} = x_{+m} V + x_{-m} U`: as one real matrix,
+    or as a pair, for which three real products do instead of four (Gauss). Only x, w and the matrices are kept.
 
     Args:
         x: rows order-major, their channels side by side.
@@ -216,7 +216,9 @@ class _BlockProduct(torch.autograd.Function):
         return None, of_scales, *of_inputs, *of_matrices, *of_biases[: len(biases)]
 
 
-def _taken_apart(tensors: Sequence[Tensor], plan: BlockPlan) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+def _taken_apart(
+    tensors: Sequence[Tensor], plan: BlockPlan
+) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
     """Inputs, matrices, biases."""
     first, end = len(plan.sources), len(plan.sources) + len(plan.blocks)
     return tensors[:first], tensors[first:end], tensors[end:]

@@ -146,7 +146,9 @@ def scalar_channels(name: str, channels: int, max_degree: int) -> int:
 
 def gated_rows(max_degree: int, max_order: int, order_major: bool) -> Int[Tensor, " rows"]:
     """The gate of each row but the first, which is of degree 0."""
-    rows = [degree for degree, _ in order_major_rows(max_degree, max_order)] if order_major else degree_index(max_degree)
+    rows = (
+        [degree for degree, _ in order_major_rows(max_degree, max_order)] if order_major else degree_index(max_degree)
+    )
     return torch.tensor(rows[1:], dtype=torch.long) - 1
 
 

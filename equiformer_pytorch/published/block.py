@@ -33,7 +33,11 @@ class Block(nn.Module):
         self.drop_path, self.proj_drop = GraphDropPath(drop_path), dropout
 
     def forward(
-        self, x: Float[Tensor, "atoms components channels"], edges: EdgeGraph, batch: Int[Tensor, " atoms"], structures: int
+        self,
+        x: Float[Tensor, "atoms components channels"],
+        edges: EdgeGraph,
+        batch: Int[Tensor, " atoms"],
+        structures: int,
     ) -> Float[Tensor, "atoms components channels"]:
         x = x + self.proj_drop(self.drop_path(self.ga(self.norm_1(x), edges), batch, structures))
         return x + self.proj_drop(self.drop_path(self.ffn(self.norm_2(x)), batch, structures))

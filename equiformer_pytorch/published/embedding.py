@@ -44,7 +44,9 @@ class EdgeDegreeEmbedding(ExactConstants):
         self.rad_func = RadialNetwork((*widths, (max_degree + 1) * channels))
         self.constant("rescaled", rescaled_rows, max_degree, 0, max_order)
 
-    def forward(self, edges: EdgeGraph, atoms: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "atoms components channels"]:
+    def forward(
+        self, edges: EdgeGraph, atoms: Float[Tensor, "atoms *rest"]
+    ) -> Float[Tensor, "atoms components channels"]:
         """Of the edges; `atoms` is any feature of the atoms, for their number and dtype."""
         width = components(self.max_degree) * self.channels
         return over_receivers(lambda _, piece: (self._aggregate(piece),), edges, width, atoms.shape[0])[0]

@@ -38,7 +38,11 @@ class Stack(nn.ModuleList):
         self.recomputed = recomputed
 
     def forward(
-        self, x: Float[Tensor, "atoms components channels"], edges: EdgeGraph, batch: Int[Tensor, " atoms"], structures: int
+        self,
+        x: Float[Tensor, "atoms components channels"],
+        edges: EdgeGraph,
+        batch: Int[Tensor, " atoms"],
+        structures: int,
     ) -> Float[Tensor, "atoms components channels"]:
         for block, recomputed in zip(self, self.recomputed, strict=True):
             if recomputed and torch.is_grad_enabled():

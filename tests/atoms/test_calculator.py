@@ -258,6 +258,41 @@ def test_far_from_the_origin_in_single_precision(kind):
     assert np.abs(calculator.get_forces(atoms) - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
+def test_a_committee(tmp_path):
+    """The mean of several potentials, of models and files, and how far they are from each other."""
+    members = [build("own"), build("own"), build("gradient")]
+    with torch.no_grad():
+        for weight in members[1].parameters():
+            weight += 0.02
+    members[2].save(tmp_path / "third.pt")
+    atoms = as_atoms(crystal())
+    single = [EquiformerCalculator(member) for member in members]
+    calculator = EquiformerCalculator([members[0], members[1], tmp_path / "third.pt"])
+    assert "charges" not in calculator.implemented_properties  # the third has none
+    for _ in range(3):
+        atoms.rattle(0.01, rng=np.random.default_rng(1))
+        for name in ("energy", "forces", "stress", "energies", "stresses"):
+            found = np.stack([each.get_property(name, atoms) for each in single])
+            assert np.allclose(calculator.get_property(name, atoms), found.mean(0), rtol=0, atol=1e-11), name
+            deviation = calculator.get_property(f"{name}_std", atoms)
+            assert np.allclose(deviation, found.std(0, ddof=1), rtol=0, atol=1e-11), name
+    assert calculator.results["energy_std"] > 0
+    assert np.allclose(
+        calculator.get_hessian(atoms), np.mean([each.get_hessian(atoms) for each in single], 0), atol=1e-10
+    )
+    assert calculator.searches == 1 + 3  # within its skin for two, anew for the third, whose neighbours are counted
+    pair = EquiformerCalculator(members[:2])
+    assert pair.get_charges(atoms).shape == pair.results["charges_std"].shape == (3,)
+
+
+def test_committees_that_do_not_fit():
+    with pytest.raises(ValueError, match="potential is empty"):
+        EquiformerCalculator([])
+    one, other = (potential(targets={"dipole": Target(1, per)}) for per in ("structure", "atom"))
+    with pytest.raises(ValueError, match="different things by 'dipole'"):
+        EquiformerCalculator([one, other])
+
+
 def test_energy_alone_needs_no_forces():
     calculator = EquiformerCalculator(potential())
     atoms = as_atoms(crystal())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from equiformer_pytorch.layers.activation import silu_slope, smooth_leaky_relu
+from equiformer_pytorch.layers.activation import gated, silu_slope, smooth_leaky_relu
 from equiformer_pytorch.testing import assert_gradients
 from tests.ops.graphs import normal
 
@@ -47,3 +47,18 @@ def test_the_slope_of_silu_with_and_without_a_derivative_of_its_own():
     with torch.no_grad():
         torch.testing.assert_close(silu_slope(slope, x), wanted)
     assert_gradients(silu_slope, {"slope": slope[:3], "x": x.detach()[:3]})
+
+
+def test_gated():
+    """The first half times the sigmoids of the second, also of every row by itself."""
+    x = 2 * normal(4, 6)
+    wanted = x[:, :3] * x[:, 3:].sigmoid()
+    torch.testing.assert_close(gated(x), wanted)
+    assert_gradients(gated, {"x": x[:2]})
+    torch.testing.assert_close(torch.func.vmap(lambda row: gated(row[None])[0])(x), wanted)
+    (slopes,) = torch.autograd.grad(gated(x.requires_grad_()).sin().sum(), x)
+    found = torch.func.vmap(torch.func.grad(lambda row: gated(row[None]).sin().sum()))(x.detach())
+    torch.testing.assert_close(found, slopes)
+    hessian = torch.func.jacrev(torch.func.grad(lambda x: gated(x).sin().sum()))(x.detach()[:1])
+    exact = torch.autograd.functional.hessian(lambda x: (x[:, :3] * x[:, 3:].sigmoid()).sin().sum(), x.detach()[:1])
+    torch.testing.assert_close(hessian, exact)

@@ -197,7 +197,23 @@ def test_blocks_commute_with_turns_about_the_edge():
 
 
 def test_transposed_plans():
-    """Twice is the plan itself, without scales and biases."""
-    for plan in PLANS.values():
+    """Twice is the plan itself, without scales and biases; once, the product with the transposed matrices."""
+    for name, plan in PLANS.items():
+        given = arguments(plan, 4)
+        slopes = [normal(4, width, seed=k) for k, width in enumerate(plan.targets)]
+        found = so2._product(slopes, None, given["matrices"], (), plan.transposed())
+        bare = BlockPlan(tuple(b._replace(bias=False) for b in plan.blocks), plan.sources, plan.targets)
+        leaves = [x.clone().requires_grad_() for x in given["inputs"]]
+        outputs = written_out(leaves, None, given["matrices"], [], bare)
+        wanted = torch.autograd.grad(outputs, leaves, slopes)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12, msg=name)
+        traced = vmap(
+            lambda *parts, plan=plan, given=given: so2._product(
+                [part[None] for part in parts], None, given["matrices"], (), plan.transposed()
+            )
+        )(*slopes)
+        for one, other in zip(traced, wanted, strict=True):
+            torch.testing.assert_close(one[:, 0], other, rtol=0, atol=1e-12, msg=name)
         bare = tuple(block._replace(bias=False) for block in plan.blocks)
         assert plan.transposed().transposed() == BlockPlan(bare, plan.sources, plan.targets)

@@ -69,9 +69,7 @@ class Heads(ExactConstants):
         if self.narrow:
             return [self._in_one(values), block_diagonal(outs, self.values)]
         by_head = [out.unflatten(0, (heads, -1)) for out, heads in zip(outs, self.heads, strict=True)]
-        return [
-            torch.cat(list(matrices[low:high])) for low, high in self.groups for matrices in (values, by_head)
-        ]
+        return [torch.cat(list(matrices[low:high])) for low, high in self.groups for matrices in (values, by_head)]
 
     def _in_one(self, values: Sequence[Tensor]) -> Float[Tensor, "heads_components_channels values"]:
         """Rows: head, component, channel. Columns: degree, order, head of that degree, channel of the head."""
@@ -101,7 +99,9 @@ class Heads(ExactConstants):
         outputs = []
         parts = pairs.split(sizes, dim=1) if len(sizes) > 1 else (pairs,)
         for index, (part, (low, high)) in enumerate(zip(parts, self.groups, strict=True)):
-            of_heads = torch.bmm(matrices[2 * index], matrices[2 * index + 1]).unflatten(0, (high - low, -1)).flatten(1, 2)
+            of_heads = (
+                torch.bmm(matrices[2 * index], matrices[2 * index + 1]).unflatten(0, (high - low, -1)).flatten(1, 2)
+            )
             of_components = of_heads.index_select(0, self.get_buffer(f"degree_{index}"))
             by_component = part.unflatten(1, (-1, self.heads[low])).flatten(2).transpose(0, 1)
             outputs.append(torch.bmm(by_component, of_components))

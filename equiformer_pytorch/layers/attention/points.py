@@ -144,7 +144,7 @@ class PointMaps(ExactConstants):
         return torch.cat((invariants, scalars, message, *spread), dim=1)
 
     def _query_columns(self, query: Float[Tensor, "rows width"]) -> Float[Tensor, "rows heads_components_channels"]:
-        """The columns of the map to the queries as (head, component, channel), zero for components of another degree."""
+        """The columns of the map to the queries as (head, component, channel), zero for other degrees' components."""
         spaced, first = [], 0
         for part, heads in zip(self.query_fiber.split(query), self.heads, strict=True):
             of_heads = part.unflatten(2, (heads, self.channels)).transpose(1, 2)

@@ -149,6 +149,7 @@ PARTIAL: dict[str, Callable[[], list[Atoms]]] = {
 
 
 @pytest.mark.parametrize("name", PARTIAL)
+@pytest.mark.slow
 def test_partial_labels(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What there is is learned and reported."""
     frames = PARTIAL[name]()
@@ -190,6 +191,7 @@ def scaled(factor: float, noise: float) -> Atoms:
 
 
 @pytest.mark.parametrize("name", AT_REST)
+@pytest.mark.slow
 def test_forces_of_nothing(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Training goes on, and the report of every set is there."""
     frames = AT_REST[name]()
@@ -204,6 +206,7 @@ def test_forces_of_nothing(tmp_path: Path, name: str, capsys: pytest.CaptureFixt
         assert "test_other: 3 structures, 3 with forces" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_equation_of_state_is_learned(tmp_path: Path) -> None:
     file = saved(tmp_path / "rest.xyz", AT_REST["rounding"]())
     options = ["--validate-every=20", "--batch-size=13", "--cutoff=6"]
@@ -267,6 +270,7 @@ TARGETS = ["--targets", "dipole=1", "charges=0:atom", "polarizability=0+2", "--k
 
 
 @pytest.mark.parametrize("with_energies", [True, False])
+@pytest.mark.slow
 def test_targets_are_learned(tmp_path: Path, with_energies: bool, capsys: pytest.CaptureFixture[str]) -> None:
     frames = with_targets(24)
     if not with_energies:
@@ -312,6 +316,7 @@ def test_targets_of_a_potential_that_is_there(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("suffix", ["xyz", "db", *["aselmdb"] * (find_spec("ase_db_backends") is not None)])
+@pytest.mark.slow
 def test_lazily_and_in_workers(tmp_path: Path, suffix: str) -> None:
     """The same run, to the bit."""
     files = [saved(tmp_path / f"train.{suffix}", molecules(12)), saved(tmp_path / f"valid.{suffix}", molecules(4))]
@@ -353,6 +358,7 @@ def test_strange_elements_in_a_lazy_data_set(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("most", [1, 20, 50])
+@pytest.mark.slow
 def test_pieces_give_the_same(tmp_path: Path, most: int) -> None:
     """Batches of at most so many edges, whatever labels their structures have."""
     frames = [*molecules(6, "energy"), *molecules(6), labelled(Atoms("H"), "energy", "forces")]
@@ -366,6 +372,7 @@ def test_pieces_give_the_same(tmp_path: Path, most: int) -> None:
         assert float(whole["grad_norm"]) == pytest.approx(float(pieces["grad_norm"]), rel=1e-2)
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     """Of whose batches one may have a label that the other lacks, in pieces, with workers."""
     file = saved(tmp_path / "all.xyz", molecules(5, "energy") + molecules(5, "forces") + crystals(3))
@@ -525,6 +532,7 @@ except SystemExit:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
 
 
+@pytest.mark.slow
 def test_neither_sidechainnet_nor_openmm(tmp_path: Path) -> None:
     file = saved(tmp_path / "all.xyz", molecules(8))
     arguments = ["train", "--runs", str(tmp_path / "runs"), "--train", str(file), *MODEL, *SMALL, "--steps=1"]

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from equiformer_pytorch.atoms import Potential
 from tests.atoms.kinds import CONSERVATIVE, build, relative, structures
 from tests.atoms.test_door import batch_of
+from tests.models import mostly_slow
 
 pytestmark = [
+    pytest.mark.unchecked,
     # Dynamo looks at .grad of whatever it is given, and torch at its own deprecated parts.
     pytest.mark.filterwarnings("ignore:The .grad attribute"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -48,7 +50,7 @@ def assert_close(found: list[Tensor], wanted: list[Tensor]) -> None:
         assert (one - other).abs().max() < 1e-10 * largest
 
 
-@pytest.mark.parametrize("kind", CONSERVATIVE)
+@pytest.mark.parametrize("kind", mostly_slow(CONSERVATIVE, "own"))
 def test_compiled_layers(kind: str) -> None:
     """Energies, forces and training on energies; training on forces that are a gradient is refused by torch."""
     model, batch = build(kind), batch_of(structures())
@@ -64,6 +66,7 @@ def test_compiled_layers(kind: str) -> None:
         slopes(compiled, compiled, batch, "forces")
 
 
+@pytest.mark.slow
 def test_a_whole_published_model_is_one_graph() -> None:
     """For all sizes, with forces by gradient in it, and training on these."""
     model, batch = build("gradient"), batch_of([*structures(), *structures()[:1]])

@@ -24,6 +24,7 @@ from equiformer_pytorch.atoms import (
 )
 from equiformer_pytorch.published.scales import Scales
 from tests.atoms.potentials import molecule, potential
+from tests.models import mostly_slow
 from tests.published_cases import GRADIENT, V2, V3, build
 
 SCALES = Scales({"energy": (0.5, 2.0), "forces": (0.0, 2.0)}, torch.linspace(-9, 9, 20, dtype=torch.float64))
@@ -124,7 +125,7 @@ def test_what_is_no_potential(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-@pytest.mark.parametrize("kind", ["own", "v2", "v3"])
+@pytest.mark.parametrize("kind", mostly_slow(["own", "v2", "v3"], "own"))
 def test_names_of_wrapped_weights(kind: str, prefix: str) -> None:
     """Before all names or inside them, as data parallelism, compilation and averaging leave them."""
     model = model_of(kind)

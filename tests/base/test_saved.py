@@ -91,6 +91,7 @@ def test_what_is_no_file_of_ours(contents: bytes, words: str, tmp_path: Path) ->
         read_saved(path)
 
 
+@pytest.mark.unchecked
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.pt"):
         read_saved(tmp_path / "none.pt")

@@ -82,7 +82,7 @@ def test_e3nn_agrees(shared):
 
 
 @pytest.mark.parametrize("shared", [1, 2, 4, 7])
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("max_order", [0, 1, 2, 6])
 def test_into_the_frame_and_out_also_of_fewer_degrees_and_orders(degrees, max_order, shared):
     """Features of fewer degrees than the rotation holds; orders that are left out count as zero."""

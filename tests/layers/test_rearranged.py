@@ -111,6 +111,7 @@ def test_nothing_of_it_is_saved_or_cast():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.unchecked
 def test_compilers_and_transforms_see_through_it(size: int):
     parts = parts_of("all")
     module = Rearranged(parts)

@@ -182,6 +182,7 @@ def never(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.unchecked
 def test_not_while_traced_or_transformed():
     """Compilers and the transforms of torch.func see the function itself."""
     graph = edge_graph(SIZES["ragged"], 2)

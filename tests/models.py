@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from equiformer_pytorch import Equiformer
+
+Model = TypeVar("Model", bound=nn.Module)
 
 SMALL = {
     "dim": (6, 4, 3),
@@ -57,7 +59,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def shake(model: nn.Module, scale: float = 0.1, seed: int = 1) -> nn.Module:
+def shake(model: Model, scale: float = 0.1, seed: int = 1) -> Model:
     """Add noise to every parameter: none stays at a special starting value such as zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -147,9 +149,14 @@ def relative(actual: Tensor, expected: Tensor) -> float:
     return (actual.double() - expected.double()).abs().max().item() / max(scale, 1e-300)
 
 
+def total(parts: Iterable[Tensor]) -> Tensor:
+    """Their sum, which Python's would begin at an integer."""
+    return torch.stack(list(parts)).sum()
+
+
 def squares(outputs: Mapping[Any, Tensor]) -> Tensor:
     """The sum of the squares of all entries: a loss."""
-    return torch.stack([x.square().sum() for x in outputs.values()]).sum()
+    return total(x.square().sum() for x in outputs.values())
 
 
 def grad_of(x: Tensor) -> Tensor:

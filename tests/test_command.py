@@ -23,13 +23,13 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.db import connect
-from ase.io import read, write
+from ase.io import write
 
 from equiformer_pytorch.atoms import EquiformerCalculator, EquiformerPotential, load_potential
 from equiformer_pytorch.atoms.tensors import isotropic_part, traceless_part
 from equiformer_pytorch.cli.main import main
-from tests.potential_program import ENVIRONMENT, ROOT, metrics_of
+from tests.atoms.databases import connect
+from tests.potential_program import ENVIRONMENT, ROOT, frames_of, metrics_of
 
 MODEL = ["--dim=4", "--num-degrees=2", "--depth=1", "--heads=1"]
 SMALL = ["--batch-size=4", "--warmup=3", "--ema=0.9", "--lr=0.01"]
@@ -86,7 +86,7 @@ def saved(path: Path, frames: list[Atoms]) -> Path:
             for atoms in frames:
                 database.write(atoms)
     else:
-        write(path, frames, **({"format": "extxyz"} if path.suffix == ".xyz" else {}))
+        write(path, frames, format="extxyz" if path.suffix == ".xyz" else None)
     return path
 
 
@@ -149,6 +149,7 @@ PARTIAL: dict[str, Callable[[], list[Atoms]]] = {
 
 
 @pytest.mark.parametrize("name", PARTIAL)
+@pytest.mark.slow
 def test_partial_labels(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What there is is learned and reported."""
     frames = PARTIAL[name]()
@@ -190,6 +191,7 @@ def scaled(factor: float, noise: float) -> Atoms:
 
 
 @pytest.mark.parametrize("name", AT_REST)
+@pytest.mark.slow
 def test_forces_of_nothing(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Training goes on, and the report of every set is there."""
     frames = AT_REST[name]()
@@ -204,12 +206,13 @@ def test_forces_of_nothing(tmp_path: Path, name: str, capsys: pytest.CaptureFixt
         assert "test_other: 3 structures, 3 with forces" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_equation_of_state_is_learned(tmp_path: Path) -> None:
     file = saved(tmp_path / "rest.xyz", AT_REST["rounding"]())
     options = ["--validate-every=20", "--batch-size=13", "--cutoff=6"]
     assert train(tmp_path, "--train", file, "--valid", file, *options, steps=200) == 0
     found = json.loads(evaluated(tmp_path, file))["all"]["all"]["energy"]
-    energies = [atoms.get_potential_energy() for atoms in read(file, ":")]
+    energies = [atoms.get_potential_energy() for atoms in frames_of(file)]
     assert found["mae"] < 0.3 * np.abs(np.array(energies) - np.mean(energies)).mean()
 
 
@@ -267,6 +270,7 @@ TARGETS = ["--targets", "dipole=1", "charges=0:atom", "polarizability=0+2", "--k
 
 
 @pytest.mark.parametrize("with_energies", [True, False])
+@pytest.mark.slow
 def test_targets_are_learned(tmp_path: Path, with_energies: bool, capsys: pytest.CaptureFixture[str]) -> None:
     frames = with_targets(24)
     if not with_energies:
@@ -288,7 +292,7 @@ def test_targets_are_learned(tmp_path: Path, with_energies: bool, capsys: pytest
     figures = json.loads(evaluated(tmp_path, file, *keys))["all"]["all"]
     assert figures["dipole"]["structures"] == 23
     assert figures["charges"]["mae"] < 0.6 * np.abs(np.concatenate([a.arrays["q"] for a in frames])).mean()
-    predicted = read(tmp_path / "out" / "predictions.xyz", ":")
+    predicted = frames_of(tmp_path / "out" / "predictions.xyz")
     parts = np.stack([atoms.info["predicted_polarizability"].reshape(3, 3) for atoms in predicted])
     true = np.stack([atoms.info["polarizability"] for atoms in frames])
     wanted = np.abs(isotropic_part(parts) - isotropic_part(true)).mean()
@@ -312,6 +316,7 @@ def test_targets_of_a_potential_that_is_there(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("suffix", ["xyz", "db", *["aselmdb"] * (find_spec("ase_db_backends") is not None)])
+@pytest.mark.slow
 def test_lazily_and_in_workers(tmp_path: Path, suffix: str) -> None:
     """The same run, to the bit."""
     files = [saved(tmp_path / f"train.{suffix}", molecules(12)), saved(tmp_path / f"valid.{suffix}", molecules(4))]
@@ -353,6 +358,7 @@ def test_strange_elements_in_a_lazy_data_set(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("most", [1, 20, 50])
+@pytest.mark.slow
 def test_pieces_give_the_same(tmp_path: Path, most: int) -> None:
     """Batches of at most so many edges, whatever labels their structures have."""
     frames = [*molecules(6, "energy"), *molecules(6), labelled(Atoms("H"), "energy", "forces")]
@@ -366,6 +372,7 @@ def test_pieces_give_the_same(tmp_path: Path, most: int) -> None:
         assert float(whole["grad_norm"]) == pytest.approx(float(pieces["grad_norm"]), rel=1e-2)
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     """Of whose batches one may have a label that the other lacks, in pieces, with workers."""
     file = saved(tmp_path / "all.xyz", molecules(5, "energy") + molecules(5, "forces") + crystals(3))
@@ -420,11 +427,11 @@ def test_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "out" / "evaluation.txt").read_text().strip() in printed
     assert (tmp_path / "out" / "parity.png").read_bytes().startswith(b"\x89PNG")
     calculator = EquiformerCalculator(tmp_path / "runs" / "potential" / "potential.pt")
-    predicted = read(tmp_path / "out" / "predictions.xyz", ":")
+    predicted = frames_of(tmp_path / "out" / "predictions.xyz")
     assert len(predicted) == 10
     errors = {"H": [], "hot": []}
     for atoms, new in zip(frames, predicted, strict=True):
-        forces = calculator.get_forces(atoms)
+        forces = np.asarray(calculator.get_forces(atoms))
         np.testing.assert_allclose(new.arrays["predicted_forces"], forces, atol=2e-5)
         assert new.info["predicted_energy"] == pytest.approx(calculator.get_potential_energy(atoms), abs=1e-4)
         assert new.get_potential_energy() == pytest.approx(atoms.get_potential_energy())
@@ -456,7 +463,7 @@ def test_evaluate_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[s
     bare = [Atoms(a.numbers, a.positions, cell=a.cell, pbc=True) for a in crystals(2)] + [Atoms("Al")]
     evaluated(tmp_path, saved(tmp_path / "bare.xyz", bare))
     assert "none with a label" in capsys.readouterr().out
-    predicted = read(tmp_path / "out" / "predictions.xyz", ":")
+    predicted = frames_of(tmp_path / "out" / "predictions.xyz")
     assert ["predicted_stress" in atoms.info for atoms in predicted] == [True, True, False]
     assert all("predicted_forces" in atoms.arrays for atoms in predicted)
 
@@ -525,6 +532,7 @@ except SystemExit:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
 
 
+@pytest.mark.slow
 def test_neither_sidechainnet_nor_openmm(tmp_path: Path) -> None:
     file = saved(tmp_path / "all.xyz", molecules(8))
     arguments = ["train", "--runs", str(tmp_path / "runs"), "--train", str(file), *MODEL, *SMALL, "--steps=1"]

@@ -6,7 +6,7 @@ import torch
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.blocks import SequentialBlocks
 from equiformer_pytorch.layers.rearranged import Rearranged
-from tests.models import KINDS, build, example
+from tests.models import KINDS, build, example, mostly_slow
 
 # Dynamo looks at .grad of whatever it is given.
 pytestmark = [pytest.mark.unchecked, pytest.mark.filterwarnings("ignore:The .grad attribute")]
@@ -51,7 +51,7 @@ def _fresh_compiler():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("kind", COMPILED)
+@pytest.mark.parametrize("kind", mostly_slow(COMPILED, "mlp"))
 def test_layer_stack_is_one_graph(kind):
     layers, x, graph = stack_and_inputs(kind)
     compiled = torch.compile(layers, fullgraph=True, backend="aot_eager")

@@ -93,6 +93,7 @@ def test_other_sizes_than_the_exported_one(case):
         assert_same_program(program, model, flat_call(model, points, edges, structures, cell=cell), flags)
 
 
+@pytest.mark.slow
 def test_structures_stay_apart_in_the_program():
     """NaN in one does not reach a point without edges in another."""
     model = build()

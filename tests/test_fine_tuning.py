@@ -65,7 +65,7 @@ def test_learns_and_gives_what_was_evaluated(kind: str, data: Path, tmp_path: Pa
         structures = load_structures(data / f"{split}.xyz", model.cutoff, max_neighbors=model.max_neighbors)
         found[split] = errors(model, structures)
         frames = frames_of(data / f"{split}.xyz")
-        forces = np.concatenate([calculator.get_forces(atoms) for atoms in frames])
+        forces = np.concatenate([np.asarray(calculator.get_forces(atoms)) for atoms in frames])
         np.testing.assert_allclose(forces, found[split].compared["forces"].predicted, atol=2e-5)
         off = [(calculator.get_potential_energy(a) - a.get_potential_energy()) / len(a) for a in frames]
         energies = found[split].compared["energy"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,10 @@ from torch import Tensor, nn
 from equiformer_pytorch.atoms import Potential
 from tests.atoms.kinds import CONSERVATIVE, build, relative, structures
 from tests.atoms.test_door import batch_of
-from tests.shapes import CHECK_SHAPES
+from tests.models import mostly_slow
 
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHECK_SHAPES, reason="what checks annotations cannot be traced"),
+    pytest.mark.unchecked,
     # Dynamo looks at .grad of whatever it is given, and torch at its own deprecated parts.
     pytest.mark.filterwarnings("ignore:The .grad attribute"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -32,13 +32,13 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 def with_compiled_layers(kind: str, model: Potential) -> Potential:
-    compiled = copy.deepcopy(model)
+    compiled: Any = copy.deepcopy(model)
     layers = compiled.network.layers if kind == "own" else compiled.blocks
     layers.compile(fullgraph=True, backend="aot_eager")
     return compiled
 
 
-def slopes(model: nn.Module, weights: nn.Module, batch: dict[str, Tensor], name: str) -> list[Tensor]:
+def slopes(model: Callable[..., Any], weights: nn.Module, batch: dict[str, Tensor], name: str) -> list[Tensor]:
     """Of a loss on energies or forces, by all weights."""
     loss = model(**batch, forces=name == "forces", stress=False)[name].square().sum()
     return list(torch.autograd.grad(loss, list(weights.parameters()), materialize_grads=True, allow_unused=True))
@@ -50,7 +50,7 @@ def assert_close(found: list[Tensor], wanted: list[Tensor]) -> None:
         assert (one - other).abs().max() < 1e-10 * largest
 
 
-@pytest.mark.parametrize("kind", CONSERVATIVE)
+@pytest.mark.parametrize("kind", mostly_slow(CONSERVATIVE, "own"))
 def test_compiled_layers(kind: str) -> None:
     """Energies, forces and training on energies; training on forces that are a gradient is refused by torch."""
     model, batch = build(kind), batch_of(structures())
@@ -66,6 +66,7 @@ def test_compiled_layers(kind: str) -> None:
         slopes(compiled, compiled, batch, "forces")
 
 
+@pytest.mark.slow
 def test_a_whole_published_model_is_one_graph() -> None:
     """For all sizes, with forces by gradient in it, and training on these."""
     model, batch = build("gradient"), batch_of([*structures(), *structures()[:1]])

@@ -18,13 +18,13 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.db import connect
 from ase.io import read, write
 from ase.io.trajectory import TrajectoryWriter
 from ase.neighborlist import neighbor_list
 from torch.utils.data import DataLoader
 
 from equiformer_pytorch.atoms.dataset import StructureDataset, collate_structures, load_structures
+from tests.atoms.databases import connect
 
 CUTOFF = 3.0
 
@@ -35,11 +35,6 @@ def labelled(atoms: Atoms, seed: int, *, stress: bool = False) -> Atoms:
     results = {"energy": rng.normal(), "forces": rng.normal(size=(len(atoms), 3))}
     atoms.calc = SinglePointCalculator(atoms, **results, **({"stress": rng.normal(size=6)} if stress else {}))
     return atoms
-
-
-def database_at(path: Path) -> Any:
-    """What ASE's own annotations do not say: it is a context."""
-    return connect(path)
 
 
 def molecules() -> list[Atoms]:
@@ -93,7 +88,7 @@ def test_formats(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"structures.{suffix}"
     structures = [*molecules(), *crystals()]
     if suffix in ("db", "json"):
-        with database_at(path) as database:
+        with connect(path) as database:
             for atoms in structures:
                 database.write(atoms)
     else:
@@ -243,12 +238,12 @@ def test_bad_row_of_a_database(tmp_path: Path) -> None:
     import sqlite3
 
     path = tmp_path / "structures.db"
-    with database_at(path) as database:
+    with connect(path) as database:
         for atoms in molecules():
             database.write(atoms)
     with sqlite3.connect(path) as raw:
         raw.execute("update systems set positions = ? where id = 3", (b"damaged",))
-    with database_at(path) as database:
+    with connect(path) as database:
         del database[1]
     with pytest.raises(ValueError, match=r"structures\.db, record 1: "):
         load_structures(path, CUTOFF)

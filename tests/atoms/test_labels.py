@@ -15,12 +15,12 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.db import connect
 from ase.io import write
 
 from equiformer_pytorch.atoms import Target, collate_structures, load_structures
 from equiformer_pytorch.atoms.tensors import basis, isotropic_part, matrices_of, traceless_part
 from equiformer_pytorch.irr_repr import irr_repr, rot
+from tests.atoms.databases import connect
 
 CUTOFF = 3.0
 RNG = np.random.default_rng(0)
@@ -128,8 +128,8 @@ def test_virials_become_stresses(tmp_path: Path, name: str, form: str, as_stress
     numbers = " ".join(map(repr, map(float, value.flatten())))
     path.write_text(path.read_text().replace("placeholder=0", f'{name}="{numbers}"'))
     keys = {"stress" if as_stress else "virial": name}
-    for options in [{"keys": keys}] + [{}] * (name in ("virial", "virials")):
-        stress = load_structures(path, CUTOFF, dtype=torch.float64, **options)[0]["stress"]
+    for given in [keys] + [None] * (name in ("virial", "virials")):
+        stress = load_structures(path, CUTOFF, dtype=torch.float64, keys=given)[0]["stress"]
         np.testing.assert_allclose(stress, -virial / atoms.get_volume(), rtol=1e-12)
 
 
@@ -205,7 +205,7 @@ def test_unknown_symbols_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["xyz", "extxyz", "json", "vasp"])
 def test_a_byte_order_mark(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"marked.{suffix}"
-    write(path, [crystal()] if suffix != "vasp" else crystal(), **({"format": "extxyz"} if "xyz" in suffix else {}))
+    write(path, [crystal()] if suffix != "vasp" else crystal(), format="extxyz" if "xyz" in suffix else None)
     plain = load_structures(path, CUTOFF)[0]
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     marked = load_structures(path, CUTOFF)[0]

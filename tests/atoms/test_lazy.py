@@ -6,6 +6,7 @@ import pickle
 import sqlite3
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,12 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.db import connect
 from ase.io import write
 from torch.utils.data import DataLoader
 
 from equiformer_pytorch.atoms import collate_structures, load_structures
 from equiformer_pytorch.atoms.dataset import LazyItems
+from tests.atoms.databases import connect
 
 CUTOFF = 3.0
 SUFFIXES = ["xyz", "traj", "db", "json", *["aselmdb"] * (find_spec("ase_db_backends") is not None)]
@@ -44,7 +45,7 @@ def saved(folder: Path, suffix: str) -> Path:
             for atoms in frames():
                 database.write(atoms)
     else:
-        write(path, frames(), **({"format": "extxyz"} if suffix == "xyz" else {}))
+        write(path, frames(), format="extxyz" if suffix == "xyz" else None)
     return path
 
 
@@ -103,7 +104,8 @@ def test_damaged_records_are_passed_over(tmp_path: Path) -> None:
     assert item["atomic_numbers"].tolist() == whole[4]["atomic_numbers"].tolist()
     batch = collate_structures([lazy[0], lazy[2], lazy[3]])
     assert batch["damaged"].tolist() == [2, 3, 3]
-    assert str(lazy.items.why(3)).startswith(f"{path}, record 3: ")
+    records: Any = lazy.items
+    assert str(records.why(3)).startswith(f"{path}, record 3: ")
 
 
 def test_all_damaged(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -44,9 +45,9 @@ def functions(kind: str, *, edges: bool = False) -> tuple[Callable[..., Tensor],
 def test_derivatives_are_those_of_autograd(kind: str) -> None:
     """Neighbours are found from plain values, whatever transforms are at work."""
     energy, forces, pos, cell = functions(kind)
-    slope = torch.autograd.functional.jacobian(energy, pos)
-    jacobian = torch.autograd.functional.jacobian(forces, pos)
-    by_cell = torch.autograd.functional.jacobian(lambda cell: forces(pos, cell), cell)
+    slope: Any = torch.autograd.functional.jacobian(energy, pos)
+    jacobian: Any = torch.autograd.functional.jacobian(forces, pos)
+    by_cell: Any = torch.autograd.functional.jacobian(lambda cell: forces(pos, cell), cell)
     along = torch.randn_like(pos)
     assert relative(grad(energy)(pos), slope) < SAME
     assert relative(jacrev(forces)(pos), jacobian) < SAME
@@ -55,7 +56,7 @@ def test_derivatives_are_those_of_autograd(kind: str) -> None:
     value, change = jvp(forces, (pos,), (along,))[:2]
     assert relative(value, forces(pos)) < SAME
     assert relative(change, torch.einsum("aibj,bj->ai", jacobian, along)) < SAME
-    second = torch.autograd.functional.hessian(energy, pos)
+    second: Any = torch.autograd.functional.hessian(energy, pos)
     assert relative(hessian(energy)(pos), second) < SAME
     assert relative(jacrev(grad(energy))(pos), second) < SAME
     if kind in CONSERVATIVE:
@@ -96,7 +97,9 @@ def test_several_models_at_once(kind: str) -> None:
     assert relative(found, torch.stack([model(**inputs)["forces"] for model in models])) < SAME
     of_first = dict(models[0].named_parameters())
     slopes = grad(lambda weights: forces(weights, dict(models[0].named_buffers())).square().sum())(of_first)
-    wanted = torch.autograd.grad(models[0](**inputs)["forces"].square().sum(), of_first.values(), allow_unused=True)
+    wanted = torch.autograd.grad(
+        models[0](**inputs)["forces"].square().sum(), list(of_first.values()), allow_unused=True
+    )
     for name, value in zip(of_first, wanted, strict=True):
         assert value is None or (slopes[name] - value).abs().max() < SAME * (1 + value.abs().max())
 

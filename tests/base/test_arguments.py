@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import pytest
 
@@ -52,12 +53,16 @@ def test_is_shown_as_it_is_called() -> None:
     assert Model.__init__.__doc__ == "Made of arguments."
 
 
+# Called as it is not made.
+MODEL: Any = Model
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: Model(), "Model: .*'width'"),
-        (lambda: Model(1, depth=2), "Model: .*'depth'"),
-        (lambda: Model(1, (2,), "x"), "Model: too many"),
+        (lambda: MODEL(), "Model: .*'width'"),
+        (lambda: MODEL(1, depth=2), "Model: .*'depth'"),
+        (lambda: MODEL(1, (2,), "x"), "Model: too many"),
         (lambda: Larger(1, depth=2), "Larger: .*'depth'"),
     ],
 )

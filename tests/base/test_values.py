@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ BAD = torch.tensor([[0.0, torch.nan]])
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often the answers to questions were waited for."""
     seen, settle = [], checks.Together.settle
     monkeypatch.setattr(checks.Together, "settle", lambda self: (seen.append(len(self._asked)), settle(self)))

@@ -92,6 +92,8 @@ def test_pieces_are_the_graph(table, sizes, most):
         assert taken <= most or piece.count == 1
         if table:
             assert (piece.table.rows, piece.table.columns) == (piece.count, widest)
+            assert piece.slots is not None
+            assert graph.slots is not None
             for part, slots in zip(piece.slots, graph.slots, strict=True):
                 assert part.equal(slots[rows, : widest + 1])
     assert pieces[0][0].start == 0
@@ -120,5 +122,7 @@ def test_tensors_are_taken_out_and_put_in(table, envelope):
         if getattr(graph, name) is not None:
             assert getattr(other, name).equal(getattr(graph, name) + 1)
     assert all(a.equal(b + 1) for a, b in zip(other.rotation.blocks, graph.rotation.blocks, strict=True))
-    assert graph.slots is None or all(a.equal(b + 1) for a, b in zip(other.slots, graph.slots, strict=True))
+    if graph.slots is not None:
+        assert other.slots is not None
+        assert all(a.equal(b + 1) for a, b in zip(other.slots, graph.slots, strict=True))
     assert replace(other, scalars=graph.scalars).senders is graph.senders

@@ -27,7 +27,7 @@ def test_derivatives_of_smooth_leaky_relu():
     assert_gradients(lambda x: smooth_leaky_relu(x, 0.1), {"x": x})
     orders = []
     for function in (smooth_leaky_relu, lambda x: 0.2 * x + 0.8 * x * x.sigmoid()):
-        leaf = x.clone().requires_grad_()
+        slope = leaf = x.clone().requires_grad_()
         loss = function(leaf).sin().sum()
         for _ in range(4):
             (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)

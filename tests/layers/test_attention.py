@@ -187,7 +187,7 @@ def test_squared_lengths():
     wanted = torch.einsum("rsc,rsc,ch->rsh", messages, messages, weights)
     torch.testing.assert_close(squared_lengths(messages, weights), wanted)
     assert_gradients(squared_lengths, {"messages": messages, "weights": weights})
-    leaf = messages.clone().requires_grad_()
+    slope = leaf = messages.clone().requires_grad_()
     loss, kept = squared_lengths(leaf, weights).sin().sum(), []
     for _ in range(3):
         (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)

@@ -16,7 +16,7 @@ from equiformer_pytorch.layers.joint import (
 )
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.so3.rows import component_degrees
-from tests.models import shake
+from tests.models import shake, total
 from tests.ops.graphs import normal
 
 # What comes in, and what each map gives; a number is an ``nn.Linear`` of degree 0.
@@ -53,9 +53,9 @@ def one_by_one(maps: list[Linear | nn.Linear], x: Tensor) -> list[Tensor]:
 
 def gradients(outputs: list[Tensor], maps: list[Linear | nn.Linear], x: Tensor) -> list[Tensor]:
     leaves = [x, *(p for linear in maps for p in linear.parameters())]
-    loss = sum((y * normal(*y.shape, seed=k)).sin().sum() for k, y in enumerate(outputs))
+    loss = total((y * normal(*y.shape, seed=k)).sin().sum() for k, y in enumerate(outputs))
     first = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
-    second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves, materialize_grads=True)
+    second = torch.autograd.grad(total(g.square().sum() for g in first), leaves, materialize_grads=True)
     return [*first, *second]
 
 
@@ -133,11 +133,11 @@ def test_channels_of_degree_0_besides(name: str, ranges: list[tuple[int, int]]):
     outputs = [x for m in mapped for x in (*m.groups, m.besides)]
     # Gradients of what is taken, beside those of the maps that give it.
     leaves = [x, *(p for linear in maps for p in linear.parameters())]
-    found = torch.autograd.grad(sum(y.square().sum() for y in outputs), leaves, materialize_grads=True)
+    found = torch.autograd.grad(total(y.square().sum() for y in outputs), leaves, materialize_grads=True)
     invariants, higher = wanted[place][:, : kept + 2], wanted[place][:, kept + 2 :]
     taken = [invariants[:, :kept], higher, *(invariants[:, first:end] for first, end in ranges)]
     taken += [whole for k, whole in enumerate(wanted) if k != place]
-    exact = torch.autograd.grad(sum(y.square().sum() for y in taken), leaves, materialize_grads=True)
+    exact = torch.autograd.grad(total(y.square().sum() for y in taken), leaves, materialize_grads=True)
     for one, other in zip(found, exact, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 

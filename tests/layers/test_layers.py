@@ -81,7 +81,7 @@ def test_norm_has_derivatives_of_every_order():
 
     x = normal(3, layer.fiber.width)
     assert_gradients(function, {"x": x, "gain": normal(5)})
-    leaf = x.clone().requires_grad_()
+    slope = leaf = x.clone().requires_grad_()
     third, plain = [], torch.cat(list(plain_norm(layer, leaf)), dim=1)
     for value in (layer(leaf), plain):
         loss = value.sin().sum()
@@ -279,6 +279,7 @@ def plain_so2(layer: SO2Linear, x: torch.Tensor, scalars: torch.Tensor) -> tuple
         orders += [product.real, product.imag]
         row += 2 * count
     assert row == x.shape[1]
+    assert invariants is not None
     return invariants, torch.cat(orders, dim=1).unflatten(1, (-1, layer.channels_out))
 
 

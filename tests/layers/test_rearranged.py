@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.layers import rearranged
 from equiformer_pytorch.layers.rearranged import Rearranged
+from tests.models import total
 from tests.ops.graphs import normal
 
 
@@ -79,10 +80,10 @@ def test_gradients_are_those_of_the_functions(name: str, size: int):
     module, leaves = Rearranged(parts), [x.requires_grad_() for _, parameters in parts for x in parameters]
     orders = []
     for made in (module(parts), [build(parameters) for build, parameters in parts]):
-        loss = sum((matrix * normal(*matrix.shape)).sin().sum() for matrices in made for matrix in matrices)
+        loss = total((matrix * normal(*matrix.shape)).sin().sum() for matrices in made for matrix in matrices)
         first = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
         second = torch.autograd.grad(
-            sum(x.square().sum() for x in first), leaves, materialize_grads=True, allow_unused=True
+            total(x.square().sum() for x in first), leaves, materialize_grads=True, allow_unused=True
         )
         orders.append([*first, *second])
     for found, wanted in zip(*orders, strict=True):
@@ -110,6 +111,7 @@ def test_nothing_of_it_is_saved_or_cast():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.unchecked
 def test_compilers_and_transforms_see_through_it(size: int):
     parts = parts_of("all")
     module = Rearranged(parts)

@@ -14,7 +14,7 @@ from equiformer_pytorch.ops import pieces
 from equiformer_pytorch.ops.pieces import cut, over_points, over_receivers
 from equiformer_pytorch.ops.rotate import gather_rotate
 from equiformer_pytorch.ops.softmax import edge_softmax
-from tests.models import build, example, relative
+from tests.models import build, example, relative, total
 from tests.ops.graphs import SIZES, edge_graph, normal
 
 OPTIONS = {
@@ -30,7 +30,7 @@ def everything(model, sample) -> dict[str, torch.Tensor]:
     model.zero_grad()
     coors = sample.coors.clone().requires_grad_()
     out, attn = model(sample.inputs, coors, return_all_degrees=True, return_attn=True)
-    sum(x.square().sum() for x in out.values()).backward()
+    total(x.square().sum() for x in out.values()).backward()
     found = {f"degree {d}": x.detach() for d, x in out.items()} | {"coors": coors.grad}
     found |= {f"attention {i} {d}": w for i, layer in enumerate(attn) for d, (w, _) in enumerate(layer)}
     return found | {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -113,7 +113,7 @@ def derivatives(function: Callable[..., tuple[Tensor, ...]], leaves: dict[str, T
     leaves = {name: x.clone().requires_grad_() for name, x in leaves.items()}
     found = list(function(leaves))
     for _ in range(2):
-        loss = sum(x.sin().sum() for x in found if x.requires_grad)
+        loss = total(x.sin().sum() for x in found if x.requires_grad)
         found = list(torch.autograd.grad(loss, list(leaves.values()), create_graph=True, materialize_grads=True))
         yield from found
 

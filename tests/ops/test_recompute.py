@@ -14,6 +14,7 @@ from torch.func import grad, vmap
 from equiformer_pytorch.ops import recompute
 from equiformer_pytorch.ops.recompute import product_in_pieces, recomputed
 from equiformer_pytorch.testing import assert_gradients
+from tests.models import total
 from tests.ops.graphs import normal
 
 
@@ -32,11 +33,11 @@ def derivatives(function: Callable[..., Any], leaves: list[Tensor], orders: int 
     wanted = [x for x in leaves if x.requires_grad]
     results = function(*leaves)
     found = list(results if isinstance(results, tuple) else (results,))
-    loss = sum(x.sin().sum() for x in found)
+    loss = total(x.sin().sum() for x in found)
     for _ in range(orders):
         slopes = torch.autograd.grad(loss, wanted, create_graph=True, materialize_grads=True)
         found += slopes
-        loss = sum(slope.square().sum() for slope in slopes)
+        loss = total(slope.square().sum() for slope in slopes)
     return found
 
 
@@ -218,6 +219,6 @@ def test_transforms(monkeypatch: pytest.MonkeyPatch):
 
     for function in (product, again):
         leaf = lefts.clone().requires_grad_()
-        (wanted,) = torch.autograd.grad(sum(function(part) for part in leaf), leaf)
+        (wanted,) = torch.autograd.grad(total(function(part) for part in leaf), leaf)
         torch.testing.assert_close(vmap(grad(function))(lefts), wanted)
         torch.testing.assert_close(vmap(function)(lefts), torch.stack([function(part) for part in lefts]))

@@ -16,6 +16,7 @@ from equiformer_pytorch.ops.rotate import (
     weigh_rotate,
 )
 from equiformer_pytorch.testing import assert_gradients
+from tests.models import total
 from tests.ops.graphs import SIZES, edge_graph, normal, random_wigner, rotation_of
 from tests.oracle import order_major, turned, turned_back
 
@@ -242,7 +243,7 @@ def test_gradients_of_two_orders_in_pieces(monkeypatch: pytest.MonkeyPatch, whic
         loss = function(which, graph, {**leaves, **tensors}).sin().sum()
         slopes = torch.autograd.grad(loss, list(tensors.values()), create_graph=True)
         made += slopes
-        made += torch.autograd.grad(sum(slope.sin().sum() for slope in slopes), list(tensors.values()))
+        made += torch.autograd.grad(total(slope.sin().sum() for slope in slopes), list(tensors.values()))
     for one, other in zip(found, exact, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
@@ -279,5 +280,5 @@ def test_transforms_in_pieces(which: str):
         return operation(which, graph, {**leaves, name: x}).sin().sum()
 
     leaf = both.clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(sum(function(part) for part in leaf), leaf)
+    (wanted,) = torch.autograd.grad(total(function(part) for part in leaf), leaf)
     torch.testing.assert_close(vmap(grad(function))(both), wanted)

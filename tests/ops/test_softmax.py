@@ -14,7 +14,7 @@ from equiformer_pytorch.graph.table import Table
 from equiformer_pytorch.ops.softmax import edge_softmax, slot_softmax
 from equiformer_pytorch.testing import assert_gradients
 from tests.layers.harness import graph_of
-from tests.models import build, example
+from tests.models import build, example, total
 from tests.ops.graphs import SIZES, edge_graph, normal
 
 CLOSE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -137,7 +137,7 @@ def test_many_empty_slots_take_nothing(dtype: torch.dtype):
         assert weights[0, 1 + attend_self :].abs().max() == 0
         assert weights[2, int(attend_self) :].abs().max() == 0
         first = torch.autograd.grad(weights.float().square().sum(), (logits, envelope), create_graph=True)
-        for second in torch.autograd.grad(sum(g.float().square().sum() for g in first), (logits, envelope)):
+        for second in torch.autograd.grad(total(g.float().square().sum() for g in first), (logits, envelope)):
             assert second.isfinite().all()
 
 
@@ -151,6 +151,7 @@ def test_gradients_of_two_orders_of_slots(name: str, attend_self: bool):
 
     logits = normal(graph.count, slots_of(graph), 2)
     if logits.numel():
+        assert graph.envelope is not None
         given = {"logits": logits, "envelope": 0.1 + graph.envelope}
         assert_gradients(function, given)
         assert_gradients(function, {**given, "gates": normal(graph.count, 2, seed=3)}, fast=True)
@@ -257,6 +258,6 @@ def test_transforms():
 
     for function, given in ((of_edges, edges), (of_slots, slots)):
         leaf = given.clone().requires_grad_()
-        (wanted,) = torch.autograd.grad(sum(function(part) for part in leaf), leaf)
+        (wanted,) = torch.autograd.grad(total(function(part) for part in leaf), leaf)
         torch.testing.assert_close(vmap(grad(function))(given), wanted)
         torch.testing.assert_close(vmap(function)(given), torch.stack([function(part) for part in given]))

@@ -24,7 +24,7 @@ def setting(kind: str, points: int = 4, **options: Any) -> tuple[Equiformer, dic
     return model, {**sample.call(), "return_all_degrees": True}
 
 
-@pytest.mark.parametrize("kind", CHECKED)
+@pytest.mark.parametrize("kind", mostly_slow(CHECKED, "l2", "mlp", "l2-radius", "mlp-linear-heads", "l2-edges"))
 def test_inputs_first_order(kind):
     model, call = setting(kind)
     assert_gradients(model, call, second=False)

@@ -94,7 +94,7 @@ def test_constants_of_the_frames_survive_casts():
     assert before
     back = build(torch.float32, num_degrees=4, dim=2).half().bfloat16().float()
     for name, buffer in back.edge_frame.named_buffers():
-        assert buffer.dtype == torch.float64
+        assert buffer.dtype == torch.float64 or not buffer.is_floating_point()
         assert buffer.equal(before[name])
 
 

@@ -28,7 +28,10 @@ class PlainRecurrence(nn.Module):
         super().__init__()
         self.blocks: Any = blocks
 
-    def forward(self, x, graph, weights=None):
+    def parts(self) -> list:
+        return []
+
+    def forward(self, x, graph, matrices, weights=None):
         x1 = x2 = x
         for attention, feed_forward in self.blocks:
             y, layer_weights = attention(x2, graph)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.graph.frames import EdgeFrames
@@ -18,7 +18,7 @@ from equiformer_pytorch.published.attention import VECTORS, AttentionOptions, Gr
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.radial import GaussianSmearing
 from equiformer_pytorch.testing import Role, assert_equivariant, assert_gradients
-from tests.models import shake
+from tests.models import Model, shake, total
 from tests.ops.graphs import SIZES, edge_graph, normal, random_wigner
 from tests.published import plain
 from tests.published_cases import molecule, relative
@@ -56,7 +56,7 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 EXACT = [name for name, (options, _) in FORMS.items() if options.get("activation", "gate") in ("gate", "sep_s2_square")]
 
 
-def alive(layer: nn.Module) -> nn.Module:
+def alive(layer: Model) -> Model:
     return shake(layer.double().eval(), 0.4)
 
 
@@ -141,7 +141,7 @@ def test_attention_in_pieces(monkeypatch: pytest.MonkeyPatch, name: str):
         y = layer(leaves[0], graph.with_tensors(leaves[1:]))
         leaves += layer.parameters()
         first = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True, materialize_grads=True)
-        second = torch.autograd.grad(sum(g.sin().sum() for g in first), leaves, materialize_grads=True)
+        second = torch.autograd.grad(total(g.sin().sum() for g in first), leaves, materialize_grads=True)
         with torch.no_grad():
             torch.testing.assert_close(layer(x, graph), y, rtol=0, atol=1e-12)
         results.append([y, *first, *second])
@@ -231,7 +231,7 @@ def test_edge_degree_embedding_in_pieces(monkeypatch: pytest.MonkeyPatch):
         y = layer(graph.with_tensors(leaves), normal(6, 1))
         leaves += layer.parameters()
         first = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
-        second = torch.autograd.grad(sum(g.sin().sum() for g in first), leaves, materialize_grads=True)
+        second = torch.autograd.grad(total(g.sin().sum() for g in first), leaves, materialize_grads=True)
         results.append([y, *first, *second])
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):

@@ -24,7 +24,7 @@ from equiformer_pytorch.published.sphere_grid import SphereGrid, equiangular
 from equiformer_pytorch.so3.grid import sphere_quadrature
 from equiformer_pytorch.so3.harmonics import recurrence_constants, spherical_harmonics
 from equiformer_pytorch.testing import Role, assert_equivariant, assert_gradients, equivariance_errors
-from tests.models import shake
+from tests.models import Model, shake, total
 from tests.ops.graphs import edge_graph, normal
 from tests.oracle import order_major
 from tests.published import plain
@@ -35,7 +35,7 @@ SAME = 1e-11
 EXACT = [GATE, "sep_s2_square", "sep-merge_gates2_swiglu"]
 
 
-def alive(layer: nn.Module, scale: float = 0.4) -> nn.Module:
+def alive(layer: Model, scale: float = 0.4) -> Model:
     return shake(layer.double().eval(), scale)
 
 
@@ -355,7 +355,7 @@ def test_feed_forward_in_pieces(monkeypatch: pytest.MonkeyPatch, name: str, grid
         leaves = [x.clone().requires_grad_(), *layer.parameters()]
         y = layer(leaves[0])
         first = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
-        second = torch.autograd.grad(sum(g.sin().sum() for g in first), leaves, materialize_grads=True)
+        second = torch.autograd.grad(total(g.sin().sum() for g in first), leaves, materialize_grads=True)
         results.append([y, *first, *second])
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):

@@ -285,6 +285,7 @@ def test_unknown_arguments(cls, config: dict[str, Any]):
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("kind", mostly_slow(["v2", "v3"], "v3"))
 @pytest.mark.unchecked
+@pytest.mark.slow
 def test_layer_stack_compiles_as_one_graph(kind: str):
     torch._dynamo.reset()
     model, handed = build(kind), []

@@ -212,7 +212,7 @@ def test_attend_self():
         assert bool(itself.any()) == attend_self
         # A lone point takes in nothing but itself.
         caught = []
-        blocks(model)[0][0].register_forward_hook(lambda _, args, out, caught=caught: caught.append(out))
+        blocks(model)[0][0].register_forward_hook(lambda _, args, out, caught=caught: caught.append(out[0]))
         sample = example(model, batch=1, points=3)
         model(sample.inputs[:, :1], sample.coors[:, :1])
         assert bool((caught[0] != 0).any()) == attend_self

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -87,19 +87,20 @@ class StructureDataset(Dataset[dict[str, Tensor]]):
     """Structures with their graphs; `skipped` are the records that were left out.
 
     Args:
-        items: in memory, or read when they are asked for (:class:`LazyItems`).
+        items: dicts of tensors, in memory or read when they are asked for (:class:`LazyItems`), as which checkers of
+            types should not ask for them.
         skipped: what was left out.
         origins, numbers: the files, and which record of them each item is, all in order by default.
     """
 
     def __init__(
         self,
-        items: Sequence[dict[str, Tensor]],
+        items: Sequence[Any],
         skipped: Sequence[Skipped] = (),
         origins: Origins | None = None,
         numbers: Sequence[int] | None = None,
     ) -> None:
-        self.items = items
+        self.items: Sequence[dict[str, Tensor]] = items
         self.skipped = tuple(skipped)
         self.origins = origins
         self.numbers = range(len(items)) if numbers is None else numbers
@@ -125,7 +126,7 @@ class StructureDataset(Dataset[dict[str, Tensor]]):
             raise ValueError("origins is missing: these items came from no file")
         return self.origins.place(self.numbers[index])[0].file
 
-    def with_items(self, items: Sequence[dict[str, Tensor]]) -> StructureDataset:
+    def with_items(self, items: Sequence[Any]) -> StructureDataset:
         """The same records, read in another way."""
         return StructureDataset(items, self.skipped, self.origins, self.numbers)
 

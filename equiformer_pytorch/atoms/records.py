@@ -33,7 +33,7 @@ def quietly() -> Iterator[None]:
         yield
 
 
-class Records(Sequence["Atoms"]):
+class Records(Sequence[Any]):
     """The records of a file, from 0; can be pickled and read in other processes."""
 
     def __init__(self, file: Path) -> None:

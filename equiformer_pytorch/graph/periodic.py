@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from equiformer_pytorch.base import checks
@@ -38,8 +39,8 @@ def radius_graph(
     cutoff: float,
     *,
     batch: Int[Tensor, " points"] | None = None,
-    cell: Float[Tensor, "structures 3 3"] | None = None,
-    pbc: bool | Sequence[bool] | Bool[Tensor, "*structures 3"] | None = None,
+    cell: Float[Tensor, "... 3"] | None = None,
+    pbc: bool | Sequence[Any] | Shaped[Tensor, "..."] | None = None,
     max_neighbors: int | None = None,
 ) -> tuple[Int[Tensor, "2 edges"], Int[Tensor, "edges 3"]]:
     """`edge_index` (sender, receiver) and `cell_offsets` of all pairs closer than the cutoff, as ASE's neighbour list
@@ -51,7 +52,8 @@ def radius_graph(
         batch: the structure of each point, in any order; None: all are of one.
         cell: cell vectors as rows, (structures, 3, 3), or (3, 3) for one structure. Any shape and size; vectors of axes
             that are not periodic mean nothing and may be zero.
-        pbc: which axes are periodic: one bool, three, or (structures, 3). Default: all where there is a cell.
+        pbc: which axes are periodic: one bool, three, or (structures, 3); numbers 0 and 1 will do. Default: all where
+            there is a cell.
         max_neighbors: only the nearest so many of each receiver; of those equally far the first in the order above.
 
     Raises:

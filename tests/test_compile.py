@@ -4,25 +4,12 @@ import pytest
 import torch
 
 from equiformer_pytorch.graph.edges import EdgeGraph
-from equiformer_pytorch.layers.blocks import SequentialBlocks
-from equiformer_pytorch.layers.rearranged import Rearranged
 from tests.models import KINDS, build, example, mostly_slow
 
 # Dynamo looks at .grad of whatever it is given.
 pytestmark = [pytest.mark.unchecked, pytest.mark.filterwarnings("ignore:The .grad attribute")]
 
 COMPILED = ["l2", "mlp", "l2-radius", "mlp-linear-heads", "l2-reflection"]
-
-
-class Stack(torch.nn.Module):
-    """The blocks of a model, whose matrices are made of their parameters as the model does."""
-
-    def __init__(self, layers: SequentialBlocks) -> None:
-        super().__init__()
-        self.layers, self.rearranged = layers, Rearranged(layers.parts())
-
-    def forward(self, x: torch.Tensor, graph: EdgeGraph) -> torch.Tensor:
-        return self.layers(x, graph, self.rearranged(self.layers.parts()))
 
 
 def stack_and_inputs(kind: str, batch: int = 2, points: int = 7):
@@ -34,7 +21,7 @@ def stack_and_inputs(kind: str, batch: int = 2, points: int = 7):
     model(given.inputs, given.coors, **given.extra)
     hook.remove()
     x, graph, *_ = handed[0]
-    return Stack(model.layers), x.detach(), graph
+    return model.layers, x.detach(), graph
 
 
 def gradients(function, layers: torch.nn.Module, x: torch.Tensor, graph: EdgeGraph) -> list[torch.Tensor]:

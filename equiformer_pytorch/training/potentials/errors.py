@@ -93,11 +93,10 @@ class Errors:
 
     @property
     def score(self) -> tuple[str, float]:
-        """What a run is judged by, the smaller the better, and its name: the first of the errors that there is."""
+        """What a run is judged by, the smaller the better, in eV and Å, and its name: the first of the errors there is."""
         for name, compared in self.compared.items():
             if compared.rmse is not None:
-                scale = 1e3 if name in UNITS else 1.0
-                return f"{name} RMSE / {UNITS.get(name, '1')}", scale * compared.rmse
+                return f"{name} RMSE / {UNITS.get(name, '1').removeprefix('m')}", compared.rmse
         raise ValueError("structures is without labels: nothing to compare with")
 
 

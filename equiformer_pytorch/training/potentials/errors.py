@@ -93,7 +93,7 @@ class Errors:
 
     @property
     def score(self) -> tuple[str, float]:
-        """What a run is judged by, the smaller the better, in eV and Å, and its name: the first of the errors there is."""
+        """What a run is judged by, the smaller the better, in eV and Å, and its name: the first error there is."""
         for name, compared in self.compared.items():
             if compared.rmse is not None:
                 return f"{name} RMSE / {UNITS.get(name, '1').removeprefix('m')}", compared.rmse

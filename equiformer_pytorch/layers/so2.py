@@ -88,9 +88,7 @@ class SO2Linear(nn.Module):
             row, column = row + signs * rows, column + columns
         if self.gated:
             blocks.append(Block((0, first), (column, 2 * column)))
-        # Where gates are applied later, with those of degree 0, which are its own channels, before the others.
-        spread = self.channels_out if self.gates else 0
-        besides = self.invariants - self.gates if self.gated else self.invariants + spread
+        besides = self.invariants - self.gates if self.gated else self.invariants
         if besides:
             blocks.append(Block((0, first), (0, besides), target=1))
         targets = ((1 + self.gated) * column, *((besides,) if besides else ()))
@@ -99,22 +97,20 @@ class SO2Linear(nn.Module):
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """The map that gives the scales of all rows, its bias, and the blocks of the plan."""
         scale, bias, *weights = parameters
-        scales = [torch.cat([part] * (1 + (m > 0))) for m, part in enumerate(scale.split(self.rows))]
-        biases = [torch.cat([part] * (1 + (m > 0))) for m, part in enumerate(bias.split(self.rows))]
         first, *others = [real_matrix(weight, m) for m, weight in enumerate(weights)]
         besides, message = first[:, : self.invariants], first[:, self.invariants :]
         matrices = [message, *others]
-        if self.gates:
+        if self.gated:
             besides, gates = besides.split([self.invariants - self.gates, self.gates], dim=1)
-            gates = torch.cat((message[:, : self.channels_out], gates), dim=1)
-            if self.gated:
-                of_degrees = gates.split(self.channels_out, dim=1)
-                matrices.append(torch.cat([of_degrees[degree] for degree in self.row_degrees], dim=1))
-            else:
-                besides = torch.cat((besides, gates), dim=1)
+            of_degrees = torch.cat((message[:, : self.channels_out], gates), dim=1).split(self.channels_out, dim=1)
+            matrices.append(torch.cat([of_degrees[degree] for degree in self.row_degrees], dim=1))
         if besides.shape[1]:
             matrices.append(besides)
-        return [torch.cat(scales), torch.cat(biases), *matrices]
+        return [self._repeated(scale), self._repeated(bias), *matrices]
+
+    def _repeated(self, x: Float[Tensor, "rows *rest"]) -> Float[Tensor, "signed_rows *rest"]:
+        """For +m and −m."""
+        return torch.cat([torch.cat([part] * (1 + (m > 0))) for m, part in enumerate(x.split(self.rows))])
 
     def forward(
         self,
@@ -123,7 +119,7 @@ class SO2Linear(nn.Module):
         matrices: Sequence[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "edges invariants"], Float[Tensor, "edges rows_out channels_out"]]:
         """Takes what ``gather_rotate`` gives; returns the invariants, and what ``rotate_out`` takes. Where the message
-        is gated there are no gates among the invariants, else one for each channel of all degrees, 0 included.
+        is gated there are no gates among the invariants, else those of each channel of degrees 1 and above.
         `matrices` are those of :meth:`build`."""
         scale, bias, *blocks = self.build(self.parameters_in_order()) if matrices is None else matrices
         message, *besides = so2_product(x.flatten(1), F.linear(scalars, scale, bias), blocks, (), self.plan)

@@ -12,6 +12,8 @@ from torch.func import functional_call, grad, vmap
 
 from equiformer_pytorch.ops import dispatch
 from equiformer_pytorch.ops.dispatch import KERNELS, Kernel, operation, register, traced
+from equiformer_pytorch.ops.gates import gate_messages
+from equiformer_pytorch.ops.heads import HeadPlan, head_products, head_sums
 from equiformer_pytorch.ops.rotate import (
     gather_rotate,
     join_rotate,
@@ -29,7 +31,10 @@ from tests.ops.plans import PLANS, arguments
 
 OPERATIONS = [
     "edge_softmax",
+    "gate_messages",
     "gather_rotate",
+    "head_products",
+    "head_sums",
     "join_rotate",
     "rotate_in",
     "rotate_out",
@@ -62,7 +67,11 @@ def calls() -> dict[str, Callable[[], Any]]:
     x, plan = normal(6, 9, 2), PLANS["orders"]
     given = arguments(plan, 6)
     slots = normal(graph.count, graph.slots.envelope.shape[1], 2)
+    heads = HeadPlan((2, 1), 2, ((0, 1), (1, 2)))
     return {
+        "gate_messages": lambda: gate_messages(normal(4, 3, 8), normal(4, 3, 2), None, None, 2),
+        "head_products": lambda: head_products(normal(4, 3, 8), normal(4, 10), heads),
+        "head_sums": lambda: head_sums(normal(4, 3, 3), normal(4, 3, 8), heads),
         "gather_rotate": lambda: gather_rotate(*ends, graph, 1),
         "rotate_in": lambda: rotate_in(x, graph.rotation, 1),
         "rotate_out": lambda: rotate_out(x[:, :7], graph.rotation, 3, 1),

@@ -20,10 +20,10 @@ from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
+from equiformer_pytorch.ops.gates import gate_messages
 from equiformer_pytorch.ops.pieces import over_receivers
 from equiformer_pytorch.ops.rotate import rotate_out
 from equiformer_pytorch.ops.softmax import slot_softmax
-from equiformer_pytorch.so3.rows import component_degrees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,6 @@ class Attention(TakesMatrices):
             logit_invariants=self.logit_invariants,
         )
         self.to_points = Heads(self.heads, self.key_heads, self.dim_head, self.channels, self.fiber_out)
-        self.constant("component_degree", component_degrees, 0, len(self.heads))
 
     def parts(self) -> list[Part]:
         """Norm, maps of the points, of the edges, of the sums, logits."""
@@ -193,19 +192,17 @@ class Attention(TakesMatrices):
         graph: EdgeGraph,
     ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers slots invariants"]]:
         """What each receiver attends to, itself first, where it does, then its edges; and invariants for the logits."""
-        messages, invariants = graph.spread(message), graph.spread(invariants)
-        if mine.own is not None and mine.invariants is not None:
-            messages = torch.cat((mine.own[:, None], messages), dim=1)
-            if invariants.shape[2]:
-                invariants = torch.cat((mine.invariants[:, None], invariants), dim=1)
-        messages = messages.flatten(2)
-        if self.points.gated:
-            return messages, invariants
-        if len(self.heads) == 1:
-            return F.silu(messages), invariants
-        kept, gates = messages[..., :0], invariants
-        if self.logit_invariants:
-            sizes = [self.logit_invariants, gates.shape[-1] - self.logit_invariants]
-            kept, gates = invariants.split(sizes, dim=-1)
-        gates = gates.sigmoid().unflatten(-1, (-1, self.channels))
-        return messages * gates.index_select(2, self.get_buffer("component_degree")).flatten(2), kept
+        messages, invariants = graph.spread(message).flatten(2), graph.spread(invariants)
+        own, own_invariants = None if mine.own is None else mine.own.flatten(1), mine.invariants
+        gates, own_gates = invariants[..., :0], None
+        if not self.points.gated:
+            sizes = [self.logit_invariants, invariants.shape[-1] - self.logit_invariants]
+            invariants, gates = invariants.split(sizes, dim=-1)
+            if own_invariants is not None:
+                own_invariants, own_gates = own_invariants.split(sizes, dim=-1)
+            messages = gate_messages(messages, gates, own, own_gates, len(self.heads))
+        elif own is not None:
+            messages = torch.cat((own[:, None], messages), dim=1)
+        if own_invariants is not None and invariants.shape[2]:
+            invariants = torch.cat((own_invariants[:, None], invariants), dim=1)
+        return messages, invariants

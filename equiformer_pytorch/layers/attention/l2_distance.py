@@ -13,6 +13,7 @@ from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.ops.dispatch import traced
+from equiformer_pytorch.ops.heads import head_products
 
 
 def logit_scales(heads: Sequence[int], columns: Sequence[int]) -> Float64[Tensor, " heads"]:
@@ -25,7 +26,7 @@ def squared_lengths(
     messages: Float[Tensor, "receivers slots columns"], weights: Float[Tensor, "columns heads"]
 ) -> Float[Tensor, "receivers slots heads"]:
     """Of the messages, each square times the weight of its column."""
-    if traced() or torch.is_autocast_enabled(messages.device.type):
+    if traced():
         return (messages * messages) @ weights
     return _SquaredLengths.apply(messages, weights)  # pyright: ignore[reportReturnType]
 
@@ -83,6 +84,9 @@ class L2DistAttention(Attention):
         """As in the base class; asks for no invariants."""
         if query is None:
             raise ValueError("query is missing: the logits are distances to it")
-        lengths = squared_lengths(messages, matrices[0].square())
-        logits = torch.baddbmm(lengths, messages, query.mT, beta=-0.5)
-        return logits * self.cast("scale", logits.dtype)
+        # Under autocast, too, in the weights' precision: of the difference little is left in bfloat16.
+        with torch.autocast(messages.device.type, enabled=False):
+            messages, query = messages.to(matrices[0].dtype), query.to(matrices[0].dtype)
+            lengths = squared_lengths(messages, matrices[0].square())
+            logits = head_products(messages, query, self.points.plan).sub(lengths, alpha=0.5)
+            return logits * self.cast("scale", logits.dtype)

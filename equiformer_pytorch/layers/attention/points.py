@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.activation import gated
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProduct, JointProducts, Mapped, is_narrow
+from equiformer_pytorch.layers.joint import JointProduct, JointProducts, groups_of, is_narrow
 from equiformer_pytorch.layers.linear import Linear
+from equiformer_pytorch.ops.heads import HeadPlan
 from equiformer_pytorch.ops.pieces import cut
-from equiformer_pytorch.so3.rows import component_degrees, degree_index
+from equiformer_pytorch.so3.rows import degree_index
 
 
 class OfPoints(NamedTuple):
@@ -32,18 +32,13 @@ class OfPoints(NamedTuple):
     """What comes beside it."""
     gates: Float[Tensor, "points heads"] | None
     """Of the heads, before the sigmoid."""
-    query: Float[Tensor, "points heads components_channels"] | None
-    """Of each head, zero for components of another degree."""
+    query: Float[Tensor, "points features"] | None
+    """Of each head for the components of its degree, as :attr:`PointMaps.plan` has them."""
 
     def receiving(self, rows: slice) -> OfPoints:
         """What is needed of some receivers; of senders all."""
         others = (None if part is None else cut(part, rows) for part in self[2:])
         return OfPoints(self.sender, cut(self.receiver, rows), *others)
-
-
-def components_of_degrees(low: int, high: int) -> Float64[Tensor, "degrees one components one"]:
-    """One where a component belongs to a degree, zero elsewhere."""
-    return F.one_hot(component_degrees(low, high), high - low).mT.double()[:, None, :, None]
 
 
 class PointMaps(ExactConstants):
@@ -83,18 +78,19 @@ class PointMaps(ExactConstants):
         fibers = [Fiber((m.out_features,)) if isinstance(m, nn.Linear) else m.fiber_out for m in every]
         if query is not None:
             self.query_fiber = query.fiber_out
-            fibers.append(Fiber((self.degrees**2 * channels * sum(heads),)))  # its columns, spaced out
         self.gated = conv.so2.narrow and is_narrow(conv.from_sender.fiber_in, fibers)
         self.product: JointProduct | JointProducts
         if self.gated:
             conv.so2.gate()
+            self.plan = HeadPlan(self.heads, channels, tuple(groups_of(self.heads)))
             arrange = {"own": self._gated_columns, "query": self._query_columns}
             self.product = JointProduct(every, {places[name]: arrange[name] for name in arrange if name in places})
         else:
-            besides = {places["own"]: (channels, self._besides(conv.so2.invariants))} if "own" in places else {}
+            invariants = [(channels, channels + conv.so2.invariants)] if conv.so2.invariants else []
+            besides = {places["own"]: (channels, invariants)} if "own" in places else {}
             self.product = JointProducts(every, besides)
-            for index, (low, high) in enumerate(self._query_groups()):
-                self.constant(f"own_{index}", components_of_degrees, low, high)
+            groups = [group for group in self.product.groups if group[0] < self.degrees]
+            self.plan = HeadPlan(self.heads, channels, tuple(groups))
 
     def parameters_in_order(self) -> list[Tensor]:
         """Those of the maps."""
@@ -115,7 +111,7 @@ class PointMaps(ExactConstants):
                 invariants, message = found["own"].split([self.logit_invariants, width], dim=1)
                 message = gated(message).unflatten(1, (-1, self.channels))
             if "query" in found:
-                query = found["query"].unflatten(1, (sum(self.heads), -1))
+                query = found["query"]
             sender, receiver = (end.unflatten(1, (-1, self.channels_in)) for end in (sender, receiver))
             return OfPoints(sender, receiver, message, invariants, found.get("gates"), query)
         sender, receiver, *others = self.product(self.product.split(x), matrices)
@@ -124,15 +120,8 @@ class PointMaps(ExactConstants):
         if "own" in mapped:
             message, invariants = mapped["own"].rows(), mapped["own"].besides
         gates = mapped["gates"].besides if "gates" in mapped else None
-        query = self._spaced(mapped["query"]) if "query" in mapped else None
+        query = self._in_order(mapped["query"].groups) if "query" in mapped else None
         return OfPoints(sender.rows(), receiver.rows(), message, invariants, gates, query)
-
-    def _besides(self, invariants: int) -> list[tuple[int, int]]:
-        """Which channels of degree 0 of a point's message to itself are not its own: those for logits; and the gates,
-        those of degree 0, which are its own channels too, before the others."""
-        first, end = self.channels + self.logit_invariants, self.channels + invariants
-        ranges = [(self.channels, first)] if self.logit_invariants else []
-        return ranges if self.degrees == 1 else [*ranges, (0, self.channels), (first, end)]
 
     def _gated_columns(self, own: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
         """The columns of the map to a point's own message as invariants for the logits, message, and the gate of each
@@ -143,30 +132,16 @@ class PointMaps(ExactConstants):
         spread = [of_degrees[degree] for degree in degree_index(self.degrees - 1)]
         return torch.cat((invariants, scalars, message, *spread), dim=1)
 
-    def _query_columns(self, query: Float[Tensor, "rows width"]) -> Float[Tensor, "rows heads_components_channels"]:
-        """The columns of the map to the queries as (head, component, channel), zero for other degrees' components."""
-        spaced, first = [], 0
-        for part, heads in zip(self.query_fiber.split(query), self.heads, strict=True):
-            of_heads = part.unflatten(2, (heads, self.channels)).transpose(1, 2)
-            spaced.append(F.pad(of_heads, (0, 0, 0, 0, first, sum(self.heads) - first - heads)))
-            first += heads
-        return torch.cat(spaced, dim=2).flatten(1)
+    def _query_columns(self, query: Float[Tensor, "rows width"]) -> Float[Tensor, "rows features"]:
+        """The columns of the map to the queries in the order of :attr:`plan`."""
+        parts = self.query_fiber.split(query)
+        return self._in_order([torch.cat(parts[low:high], dim=1).transpose(0, 1) for low, high in self.plan.groups])
 
-    def _query_groups(self) -> list[tuple[int, int]]:
-        """The groups of degrees that queries have."""
-        if "query" not in self.names or not isinstance(self.product, JointProducts):
-            return []
-        return [group for group in self.product.groups if group[0] < self.degrees]
-
-    def _spaced(self, query: Mapped) -> Float[Tensor, "points heads components_channels"]:
-        """As :meth:`_query_columns`, of every point."""
-        spaced = []
-        for index, (group, (low, high)) in enumerate(zip(query.groups, self._query_groups(), strict=True)):
-            heads, first = self.heads[low], sum(self.heads[:low])
-            part = group.unflatten(2, (heads, self.channels)).permute(1, 2, 0, 3)
-            if high - low > 1:
-                part = (part[:, None] * self.cast(f"own_{index}", part.dtype)).flatten(1, 2)
-            if part.shape[1] < sum(self.heads):
-                part = F.pad(part, (0, 0, 0, 0, first, sum(self.heads) - first - part.shape[1]))
-            spaced.append(part)
-        return (torch.cat(spaced, dim=2) if len(spaced) > 1 else spaced[0]).flatten(2)
+    def _in_order(
+        self, groups: Sequence[Float[Tensor, "components points channels"]]
+    ) -> Float[Tensor, "points features"]:
+        """Heads before components."""
+        found = []
+        for part, (low, _) in zip(groups, self.plan.groups, strict=True):
+            found.append(part.unflatten(2, (self.heads[low], self.channels)).permute(1, 2, 0, 3).flatten(1))
+        return torch.cat(found, dim=1) if len(found) > 1 else found[0]

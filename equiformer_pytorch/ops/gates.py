@@ -1,0 +1,152 @@
+"""Gates of messages: factors of each degree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from equiformer_pytorch.ops.dispatch import operation, traced
+
+
+@operation
+def gate_messages(
+    messages: Float[Tensor, "receivers edges components_channels"],
+    gates: Float[Tensor, "receivers edges higher_degrees_channels"],
+    own: Float[Tensor, "receivers components_channels"] | None,
+    own_gates: Float[Tensor, "receivers higher_degrees_channels"] | None,
+    degrees: int,
+) -> Float[Tensor, "receivers slots components_channels"]:
+    r""":math:`m_0\,\sigma(m_0)` and :math:`m_l\,\sigma(g_l)` channel by channel, those of the receiver itself first, if
+    any; derivatives of any order. Neither the gates of the components nor the parts before they are joined are kept.
+    """
+    if traced(messages, gates) or torch.is_autocast_enabled(messages.device.type):
+        gated = _scaled(messages, _factors(messages, gates, degrees), degrees)
+        if own is None or own_gates is None:
+            return gated
+        return torch.cat((_scaled(own, _factors(own, own_gates, degrees), degrees)[:, None], gated), dim=1)
+    given = () if own is None or own_gates is None else (own[:, None], own_gates[:, None])
+    return _Gated.apply(degrees, *given, messages, gates)  # pyright: ignore[reportReturnType]
+
+
+def _factors(x: Tensor, gates: Tensor, degrees: int) -> Tensor:
+    """Sigmoids of the invariants and of the gates."""
+    return torch.cat((x[..., : x.shape[-1] // degrees**2], gates), dim=-1).sigmoid()
+
+
+class _Gated(torch.autograd.Function):
+    """Of :func:`gate_messages`: messages and gates, one pair or two, side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, degrees: int, *tensors: Tensor) -> Tensor:
+        ctx.degrees = degrees
+        ctx.save_for_backward(*tensors)
+        rows, _, width = tensors[0].shape
+        result = tensors[0].new_empty(rows, sum(x.shape[1] for x in tensors[::2]), width)
+        for x, gates, part in _Gated.parts(tensors, result):
+            _write_scaled(x, _factors(x, gates, degrees), degrees, part)
+        return result
+
+    @staticmethod
+    def parts(tensors: tuple[Tensor, ...], joined: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Messages, gates, and what is theirs of what is joined."""
+        pieces = joined.split([x.shape[1] for x in tensors[::2]], dim=1)
+        return zip(tensors[::2], tensors[1::2], pieces, strict=True)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor):
+        found: list[Tensor] = []
+        for x, gates, slope in _Gated.parts(ctx.saved_tensors, slopes[0]):
+            factors = _factors(x, gates, ctx.degrees)
+            of_sigmoids = _degree_sums(slope, x, ctx.degrees) * (factors * (1 - factors))
+            of_invariants, of_gates = of_sigmoids.split([factors.shape[-1] - gates.shape[-1], gates.shape[-1]], dim=-1)
+            of_x = degree_products(slope, factors, ctx.degrees)
+            if torch.is_grad_enabled():
+                of_x = of_x + F.pad(of_invariants, (0, x.shape[-1] - of_invariants.shape[-1]))
+            else:
+                of_x[..., : of_invariants.shape[-1]] += of_invariants
+            found += [of_x, of_gates]
+        return None, *found
+
+
+def degree_products(
+    x: Float[Tensor, "*rows components_channels"], factors: Float[Tensor, "*rows degrees_channels"], degrees: int
+) -> Float[Tensor, "*rows components_channels"]:
+    """The components of a degree times its factors, channel by channel; derivatives of any order."""
+    if traced(x, factors) or torch.is_autocast_enabled(x.device.type):
+        return _scaled(x, factors, degrees)
+    return _Scaled.apply(degrees, x, factors)  # pyright: ignore[reportReturnType]
+
+
+def _degree_sums(x: Tensor, y: Tensor, degrees: int) -> Tensor:
+    """Of the products of two features, over the components of each degree."""
+    if traced(x, y) or torch.is_autocast_enabled(x.device.type):
+        products = _by_degree(x * y, None, degrees)
+        return torch.cat([of_degree.sum(-2) for of_degree, _ in products], dim=-1)
+    return _Summed.apply(degrees, x, y)  # pyright: ignore[reportReturnType]
+
+
+def _by_degree(x: Tensor, factors: Tensor | None, degrees: int) -> Iterator[tuple[Tensor, Any]]:
+    """(rows, components of a degree, channels), and (rows, 1, channels) of the factors, where given."""
+    channels = x.shape[-1] // degrees**2
+    for degree in range(degrees):
+        part = x[..., degree**2 * channels : (degree + 1) ** 2 * channels].unflatten(-1, (-1, channels))
+        yield part, None if factors is None else factors[..., None, degree * channels : (degree + 1) * channels]
+
+
+def _scaled(x: Tensor, factors: Tensor, degrees: int) -> Tensor:
+    """In plain operations."""
+    parts = [(of_degree * factor).flatten(-2) for of_degree, factor in _by_degree(x, factors, degrees)]
+    return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+
+def _write_scaled(x: Tensor, factors: Tensor, degrees: int, result: Tensor) -> None:
+    """Each degree where it belongs."""
+    outputs = _by_degree(result, None, degrees)
+    for (of_degree, factor), (output, _) in zip(_by_degree(x, factors, degrees), outputs, strict=True):
+        torch.mul(of_degree, factor, out=output)
+
+
+class _Scaled(torch.autograd.Function):
+    """Of :func:`degree_products`; the factors are not spelled out for the components."""
+
+    @staticmethod
+    def forward(ctx: Any, degrees: int, x: Tensor, factors: Tensor) -> Tensor:
+        ctx.degrees = degrees
+        ctx.save_for_backward(x, factors)
+        result = x.new_empty(x.shape)
+        _write_scaled(x, factors, degrees, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor):
+        x, factors = ctx.saved_tensors
+        of_x = degree_products(slopes[0], factors, ctx.degrees) if ctx.needs_input_grad[1] else None
+        of_factors = _degree_sums(slopes[0], x, ctx.degrees) if ctx.needs_input_grad[2] else None
+        return None, of_x, of_factors
+
+
+class _Summed(torch.autograd.Function):
+    """Of the products of two features; keeps the features."""
+
+    @staticmethod
+    def forward(ctx: Any, degrees: int, x: Tensor, y: Tensor) -> Tensor:
+        ctx.degrees = degrees
+        ctx.save_for_backward(x, y)
+        channels = x.shape[-1] // degrees**2
+        result = x.new_empty(*x.shape[:-1], degrees * channels)
+        others = _by_degree(y, result, degrees)
+        for (one, _), (other, output) in zip(_by_degree(x, None, degrees), others, strict=True):
+            torch.sum(one * other, dim=-2, keepdim=True, out=output)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor):
+        x, y = ctx.saved_tensors
+        of_x = degree_products(y, slopes[0], ctx.degrees) if ctx.needs_input_grad[1] else None
+        of_y = degree_products(x, slopes[0], ctx.degrees) if ctx.needs_input_grad[2] else None
+        return None, of_x, of_y

@@ -42,8 +42,9 @@ def structure_by_structure(vesin: Any, points: Images, cutoff: float, most: int)
     """The edges of all structures, in the order of :class:`Found`; TooManyEdges where there are more than `most`."""
     order = points.structure.argsort(stable=True)
     place, box, suits, rounding = _prepared(points, order, cutoff)
-    columns = (points.counts, points.counts * points.per_structure(), suits, torch.where(suits, rounding, 0.0))
-    counts, pairs, suited, longer = torch.stack([column.double() for column in columns]).tolist()
+    mixed = (points.structure.diff() < 0).any().expand_as(suits)
+    columns = (points.counts, points.counts * points.per_structure(), suits, torch.where(suits, rounding, 0.0), mixed)
+    counts, pairs, suited, longer, mixed = torch.stack([column.double() for column in columns]).tolist()
     search = vesin.NeighborList(cutoff=cutoff + 2 * max(longer), full_list=True, n_threads=torch.get_num_threads())
     pos, wrapped = points.pos.T.contiguous(), points.wrapped.T.long()
     parts = []
@@ -61,10 +62,7 @@ def structure_by_structure(vesin: Any, points: Images, cutoff: float, most: int)
             offsets = found[2] - wrapped.index_select(1, senders) + wrapped.index_select(1, receivers)
             parts.append(measured(pos, points.structure, points.lattice.cell, senders, receivers, offsets))
     joined = Found.joined(parts, most)
-    structure = points.structure.numpy()
-    if (structure[1:] < structure[:-1]).any():
-        return joined.only(joined.receivers.argsort(stable=True))
-    return joined
+    return joined.only(joined.receivers.argsort(stable=True)) if any(mixed) else joined
 
 
 def _prepared(

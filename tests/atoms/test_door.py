@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.counts import counted
 from equiformer_pytorch import unchecked_values
 from equiformer_pytorch.atoms import radius_graph
 from tests.atoms import potentials
 from tests.atoms.kinds import KINDS, build, relative, structures
-from tests.waits import waits
 
 
 def batch_of(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -181,13 +181,14 @@ def test_waits(kind: str) -> None:
     stress = kind != "v2"
     molecule = {**potentials.molecule(3), "edge_index": torch.tensor([[0, 1, 2], [1, 2, 0]])}
     bare = {name: x for name, x in batch.items() if name not in ("edge_index", "cell_offsets")}
-    seen = waits(lambda: model(**batch, stress=stress))
-    assert len(seen) == 1, seen
-    seen = waits(lambda: model(**bare, stress=stress))
-    assert len(seen) <= 8, seen
+    seen = counted(lambda: model(**batch, stress=stress)).waits
+    assert seen.total() == 1, seen
+    seen = counted(lambda: model(**bare, stress=stress)).waits
+    assert seen.total() <= 8, seen
     with unchecked_values(most_neighbors=60):
-        seen = waits(lambda: model(**batch, stress=stress)) + waits(lambda: model(**molecule, stress=False))
-    assert seen == []
+        calls = [lambda: model(**batch, stress=stress), lambda: model(**molecule, stress=False)]
+        seen = [counted(call).waits.total() for call in calls]
+    assert seen == [0, 0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

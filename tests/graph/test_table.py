@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.counts import counted
 from equiformer_pytorch.graph.table import Table, group_bounds
-from tests.waits import waits
 
 
 def grouped(sizes: list[int]) -> torch.Tensor:
@@ -51,7 +51,7 @@ def test_what_is_known_is_not_asked_for():
     """No value of a tensor is waited for."""
     group = grouped([2, 1, 0])
     for known, count in ((None, 1), ((0, 2), 0)):
-        assert len(waits(lambda known=known: Table.from_groups(group, 3, known))) == count
+        assert counted(lambda known=known: Table.from_groups(group, 3, known)).waits.total() == count
 
 
 def test_equal_sizes_are_a_view():

@@ -9,50 +9,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.counts import counted
 from equiformer_pytorch.atoms import radius_graph
-
-SIZED_BY_DATA = {"nonzero", "bincount", "masked_select", "unique_consecutive", "_unique2", "unique_dim"}
-READ = {"_local_scalar_dense", "equal", "is_nonzero"}
-
-
-class Waits(TorchDispatchMode):
-    """What makes the host wait: results that are read, and sizes that are data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in SIZED_BY_DATA | READ:
-            self.seen[name] += 1
-        if name.startswith(("index", "_index_put")) and name not in ("index_select", "index_add", "index_copy"):
-            masks = [x for x in args[1] if x is not None and x.dtype in (torch.bool, torch.uint8)]
-            self.seen["mask"] += len(masks)
-        if name == "repeat_interleave" and (kwargs or {}).get("output_size") is None and len(args) < 2:
-            self.seen[name] += 1
-        return func(*args, **(kwargs or {}))
-
-
-class Lists(TorchFunctionMode):
-    """`tolist`, which is not dispatched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        self.seen += func is Tensor.tolist
-        return func(*args, **(kwargs or {}))
 
 
 def waits(*args: Any, **kwargs: Any) -> Counter[str]:
-    with Waits() as read, Lists() as lists:
-        radius_graph(*args, **kwargs)
-    return read.seen + Counter(tolist=lists.seen)
+    """Without views as arrays of numpy, which only tensors of the host have."""
+    found = counted(lambda: radius_graph(*args, **kwargs)).waits
+    del found["numpy"]
+    return found
 
 
 def points(count: int, *, density: float = 0.1) -> tuple[Tensor, Tensor]:

@@ -75,15 +75,15 @@ class Rotation:
     spans: tuple[tuple[int, int], ...]
     """The degrees ``low … high − 1`` that each block holds."""
     max_order: int
-    blocks: tuple[Float[Tensor, "edges rows columns"], ...]
-    rows_below: Mapping[int, Int[Tensor, " rows"]] = field(default_factory=dict, repr=False)
+    blocks: tuple[Float[Tensor, "edges _rows _columns"], ...]
+    rows_below: Mapping[int, Int[Tensor, " _rows"]] = field(default_factory=dict, repr=False)
     """Which rows of the first block belong to degrees below a number that falls inside it."""
 
     def with_blocks(self, blocks: Iterable[Tensor]) -> Rotation:
         """The same rotations in other tensors: another dtype, some of the edges, or cut out of their graph."""
         return replace(self, blocks=tuple(blocks))
 
-    def restricted(self, degrees: int, max_order: int) -> list[Float[Tensor, "edges rows columns"]]:
+    def restricted(self, degrees: int, max_order: int) -> list[Float[Tensor, "edges _rows _columns"]]:
         """The blocks without the rows of higher degrees and orders, and without the columns of higher degrees."""
         found = []
         for block, (low, high) in zip(self.blocks, self.spans, strict=True):
@@ -179,7 +179,7 @@ class EdgeFrames(ExactConstants):
 
     def _half_turns(
         self, axis: Float[Tensor, "edges 3"], below: Int[Tensor, " edges"], directed: Bool[Tensor, " edges"]
-    ) -> list[Float[Tensor, "edges rows columns"]]:
+    ) -> list[Float[Tensor, "edges _rows _columns"]]:
         """Polynomials of the axes; edges below the horizon are turned by π about x first."""
         dtype = axis.dtype
         products = [self.cast(f"product_{degree}", dtype) for degree in self.products]
@@ -195,11 +195,11 @@ class EdgeFrames(ExactConstants):
 
     def _roll(
         self,
-        blocks: list[Float[Tensor, "edges rows columns"]],
+        blocks: list[Float[Tensor, "edges _rows _columns"]],
         frames: Float[Tensor, "edges 3 3"],
         axis: Float[Tensor, "edges 3"],
         below: Int[Tensor, " edges"],
-    ) -> list[Float[Tensor, "edges rows columns"]]:
+    ) -> list[Float[Tensor, "edges _rows _columns"]]:
         """D_y(γ) times the blocks, γ from the frame and the half-turn; it mixes +m and −m like a plane."""
         turn = 2 * axis[:, :, None] * axis[:, None] - torch.eye(3, dtype=axis.dtype, device=axis.device)
         turn = turn * self.cast("charts", axis.dtype).index_select(0, below)[:, None]

@@ -127,7 +127,9 @@ class SO2Linear(nn.Module):
         return besides[0] if besides else message[:, :0], message.unflatten(1, (-1, self.channels_out))
 
 
-def real_matrix(weight: Float[Tensor, "matrices rows columns"], order: int) -> Float[Tensor, "signed_rows columns"]:
+def real_matrix(
+    weight: Float[Tensor, "matrices rows columns"], order: int
+) -> Float[Tensor, "signed_rows signed_columns"]:
     """The matrix of the components (+m, −m) side by side: that of U + iV, or U alone for both."""
     if order == 0:
         return weight[0]

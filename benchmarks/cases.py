@@ -30,6 +30,7 @@ SEED = {
     "reduce_dim_out": True,
 }
 WIDE = {"num_tokens": 24, "dim": 64, "num_degrees": 3, "depth": 2, "num_neighbors": 16, "reduce_dim_out": True}
+FEWER_HEADS = WIDE | {"heads": 4, "dim_head": 16}
 DENOISE = {
     "num_tokens": 63,
     "dim": (16, 8, 8, 8),
@@ -40,6 +41,7 @@ DENOISE = {
     "num_neighbors": 6,
     "reduce_dim_out": True,
 }
+UNEVEN = DENOISE | {"num_tokens": 24, "dim_head": (16, 8, 8, 8), "heads": (4, 2, 2, 2)}
 FLOOR = {"num_tokens": 24, "dim": 128, "num_degrees": 4, "depth": 2, "num_neighbors": 32, "reduce_dim_out": True}
 GROWTH = {"num_tokens": 24, "dim": 32, "num_degrees": 3, "depth": 2, "num_neighbors": 16, "reduce_dim_out": True}
 REVERSIBLE = {
@@ -54,9 +56,16 @@ REVERSIBLE = {
 COMPARED = {
     "seed, L2": Case("seed's first example, L2 attention", 128, SEED | {"l2_dist_attention": True}, 15),
     "seed, MLP": Case("seed's first example, MLP attention", 128, SEED | {"l2_dist_attention": False}, 15),
-    "wide, L2": Case("dim 64, 3 degrees, 16 neighbours, L2", 128, WIDE | {"l2_dist_attention": True}, 12),
-    "wide, MLP": Case("dim 64, 3 degrees, 16 neighbours, MLP", 128, WIDE | {"l2_dist_attention": False}, 12),
+    "wide, L2": Case("dim 64, heads 8 × 24, 16 neighbours, L2", 128, WIDE | {"l2_dist_attention": True}, 12),
+    "wide, MLP": Case("dim 64, heads 8 × 24, 16 neighbours, MLP", 128, WIDE | {"l2_dist_attention": False}, 12),
+    "fewer heads, L2": Case(
+        "dim 64, heads 4 × 16, 16 neighbours, L2", 128, FEWER_HEADS | {"l2_dist_attention": True}, 18
+    ),
+    "fewer heads, MLP": Case(
+        "dim 64, heads 4 × 16, 16 neighbours, MLP", 128, FEWER_HEADS | {"l2_dist_attention": False}, 24
+    ),
     "denoise": Case("denoise.py's size, 6 neighbours", 192, DENOISE, 6),
+    "uneven": Case("dims (16, 8, 8, 8), 6 neighbours, L2", 192, UNEVEN, 6),
 }
 FLOOR_CASE = Case("dim 128, 4 degrees, 32 neighbours", 128, FLOOR)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.cases import SEED
+from benchmarks.cases import FEWER_HEADS, SEED, UNEVEN
 from benchmarks.published import V2, V3
 from equiformer_pytorch import Equiformer, EquiformerPotential, EquiformerV2, EquiformerV3
 from equiformer_pytorch.atoms import radius_graph
@@ -127,20 +127,15 @@ def _crystal(edges: bool) -> Callable[[nn.Module], Any]:
     return lambda model: model(atomic_numbers=numbers, pos=pos, cell=cell, **given)
 
 
-WIDE = {"num_tokens": 24, "dim": 64, "heads": 4, "dim_head": 16, "num_degrees": 3, "num_neighbors": 16}
-UNEVEN = {"num_tokens": 24, "dim": (16, 8, 8, 8), "dim_head": (16, 8, 8, 8), "heads": (4, 2, 2, 2), "num_degrees": 4}
-
-
 def cases() -> list[Case]:
     """Those of docs/performance.md."""
     torch.manual_seed(0)
-    wide, uneven = WIDE | {"reduce_dim_out": True}, UNEVEN | {"num_neighbors": 6, "reduce_dim_out": True}
     own = {
         "seed's first example, MLP": (SEED | {"l2_dist_attention": False}, 128, 700, 575),
         "seed's first example, L2": (SEED, 128, 780, 665),
-        "dim 64, heads 4 × 16, 16 neighbours, MLP": (wide | {"l2_dist_attention": False}, 128, 610, 295),
-        "dim 64, heads 4 × 16, 16 neighbours, L2": (wide, 128, 660, 365),
-        "dims (16, 8, 8, 8), 6 neighbours, L2": (uneven, 192, 715, 168),
+        "dim 64, heads 4 × 16, 16 neighbours, MLP": (FEWER_HEADS | {"l2_dist_attention": False}, 128, 610, 295),
+        "dim 64, heads 4 × 16, 16 neighbours, L2": (FEWER_HEADS, 128, 660, 365),
+        "dims (16, 8, 8, 8), 6 neighbours, L2": (UNEVEN, 192, 715, 168),
     }
     found = [
         Case(what, lambda a=arguments: Equiformer(**a), _points(points), operations, megabytes, 3)

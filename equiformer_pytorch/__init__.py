@@ -8,6 +8,7 @@ from equiformer_pytorch.version import __version__
 if TYPE_CHECKING:
     from equiformer_pytorch.atoms.potential import EquiformerPotential
     from equiformer_pytorch.base.checks import unchecked_values
+    from equiformer_pytorch.graph.chain import chain_edges
     from equiformer_pytorch.models.equiformer import Equiformer
     from equiformer_pytorch.models.equiformer_v2 import EquiformerV2
     from equiformer_pytorch.models.equiformer_v3 import EquiformerV3
@@ -18,6 +19,7 @@ __all__ = [
     "EquiformerV2",
     "EquiformerV3",
     "__version__",
+    "chain_edges",
     "unchecked_values",
 ]
 
@@ -28,6 +30,7 @@ _LATER = {
     "EquiformerPotential": "atoms.potential",
     "EquiformerV2": "models.equiformer_v2",
     "EquiformerV3": "models.equiformer_v3",
+    "chain_edges": "graph.chain",
     "unchecked_values": "base.checks",
 }
 

@@ -56,6 +56,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "l2-reduced": {"reduce_dim_out": True, "linear_out": False},
     "l2-reflection": {"reflection_equivariant": True},
     "mlp-reflection": {"reflection_equivariant": True, "l2_dist_attention": False},
+    "l2-conditioned": {"condition_dim": 2, "dim_out": (2, 3, 1), "norm_out": False},
+    "mlp-conditioned-reversible": {"condition_dim": 1, "l2_dist_attention": False, "reversible": True, "depth": 3},
 }
 
 
@@ -132,6 +134,8 @@ def example(model: Equiformer, batch: int = 2, points: int = 7, seed: int = 2, s
         random = torch.rand((*size, points), generator=g) < 0.2
         random[:, :1, 1:2] = random[:, 1:2, 2:3] = True
         extra["adj_mat"] = random | random.mT
+    if model.structure_features is not None:
+        extra["condition"] = normal(batch, model.structure_features.condition_dim)
     return Example(inputs, spread * normal(*size, 3), extra)
 
 

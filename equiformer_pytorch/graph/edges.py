@@ -56,6 +56,15 @@ class Slots(NamedTuple):
         return Slots(*(tensor[rows, :columns] for tensor in self))
 
 
+class Condition(NamedTuple):
+    """What is known of the structures as wholes."""
+
+    values: Float[Tensor, "structures hidden"]
+    """An embedding of it."""
+    structure: Int[Tensor, " points"]
+    """The structure of each point."""
+
+
 @dataclass(frozen=True)
 class EdgeGraph:
     """Directed edges sender → receiver, sorted by receiver. Receivers count from 0 in each piece, senders over all.
@@ -83,6 +92,8 @@ class EdgeGraph:
     """The points of each structure as a row, where layers look at all of them."""
     kinds: Int[Tensor, " points"] | None = None
     """Atomic numbers of all points."""
+    condition: Condition | None = None
+    """Of the structures of all points, where layers are conditioned."""
 
     def laid_out(self) -> tuple[Table, Slots]:
         """The table and the slots; ValueError of a graph that has none."""
@@ -134,7 +145,8 @@ class EdgeGraph:
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that may carry gradients."""
         envelope = () if self.envelope is None else (self.envelope,)
-        return (self.scalars, *self.rotation.blocks, *envelope, *(self.slots or ()))
+        condition = () if self.condition is None else (self.condition.values,)
+        return (self.scalars, *self.rotation.blocks, *envelope, *condition, *(self.slots or ()))
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> EdgeGraph:
         """A graph that has these instead, in the order of :meth:`tensors`."""
@@ -142,5 +154,6 @@ class EdgeGraph:
         count = len(self.rotation.blocks)
         rotation, rest = self.rotation.with_blocks(rest[:count]), rest[count:]
         envelope = None if self.envelope is None else rest.pop(0)
+        condition = None if self.condition is None else self.condition._replace(values=rest.pop(0))
         slots = None if self.slots is None else Slots(*rest)
-        return replace(self, scalars=scalars, rotation=rotation, envelope=envelope, slots=slots)
+        return replace(self, scalars=scalars, rotation=rotation, envelope=envelope, condition=condition, slots=slots)

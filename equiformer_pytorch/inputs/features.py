@@ -117,6 +117,27 @@ class EdgeFeatures(nn.Module):
         return torch.cat(parts, dim=-1) if parts else None
 
 
+class StructureFeatures(nn.Sequential):
+    """Numbers of whole structures (time, noise level, temperature), embedded: two linear layers with SiLU.
+
+    They should be of order one: logarithms of what spans decades.
+    """
+
+    def __init__(self, condition_dim: int, hidden: int) -> None:
+        super().__init__(nn.Linear(condition_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.condition_dim = condition_dim
+
+    def check(self, given: object, structures: int | None) -> Tensor:
+        """The caller's `condition`; None: `structures` is not known otherwise."""
+        if given is None:
+            raise ValueError(f"condition is missing: the model was built with condition_dim = {self.condition_dim}")
+        given = checks.check_tensor("condition", given)
+        checks.check_floating("condition", given)
+        checks.check_shape("condition", given, (structures, self.condition_dim), "(structures, condition_dim)")
+        checks.check_finite("condition", given, "structure")
+        return given
+
+
 def _embedding(count: int | None, dim: int) -> nn.Embedding | None:
     """A small-valued embedding."""
     if count is None:

@@ -42,7 +42,7 @@ class SequentialBlocks(nn.Module):
             if weights is not None:
                 weights.append(of_layer)
             x = (x if y.shape[-1] == x.shape[-1] else x[:, : y.shape[-1]]) + y
-            x = x + feed_forward(x, [next(matrices) for _ in feed_forward.parts()])
+            x = x + feed_forward(x, [next(matrices) for _ in feed_forward.parts()], graph.condition)
         return x
 
 
@@ -75,5 +75,5 @@ class ReversibleBlocks(nn.Module):
                 weights.append(of_layer)
             width = y.shape[-1]
             x1 = x1[:, :width] + y
-            x2 = x2[:, :width] + feed_forward(x1)
+            x2 = x2[:, :width] + feed_forward(x1, condition=graph.condition)
         return (x1 + x2) / 2

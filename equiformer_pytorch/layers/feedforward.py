@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from equiformer_pytorch.graph.edges import Condition
 from equiformer_pytorch.layers.activation import gated
+from equiformer_pytorch.layers.condition import Conditioning
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow, ungrouped
 from equiformer_pytorch.layers.linear import Linear
@@ -46,6 +48,7 @@ class FeedForward(TakesMatrices):
         mult: int = 4,
         include_htype_norms: bool = False,
         init_out_zero: bool = True,
+        condition_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.hidden = Fiber(mult * channels for channels in fiber)
@@ -53,6 +56,7 @@ class FeedForward(TakesMatrices):
         self.fiber = fiber
         self.include_htype_norms = include_htype_norms
         self.norm = Norm(fiber)
+        self.condition = None if condition_dim is None else Conditioning(fiber, condition_dim)
         # Degree 0 holds its own values, then the gates of the others.
         self.project_in = Linear(self.fiber_in, Fiber((sum(self.hidden), *self.hidden[1:])), bias=True)
         self.project_out = Linear(self.hidden, fiber if fiber_out is None else fiber_out, zero=init_out_zero)
@@ -82,11 +86,16 @@ class FeedForward(TakesMatrices):
         ]
 
     def forward(
-        self, x: Float[Tensor, "points width"], matrices: Matrices | None = None
+        self,
+        x: Float[Tensor, "points width"],
+        matrices: Matrices | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "points width_out"]:
-        """`matrices` are those of :meth:`parts`."""
+        """`matrices` are those of :meth:`parts`; `condition` what is known of the structures, where they have any."""
         (gain,), for_inner, for_outer = self.own_matrices() if matrices is None else matrices
         x = self.norm(x, gain)
+        if self.condition is not None:
+            x = self.condition(x, condition)
         if self.include_htype_norms:
             x = self._with_norms(x)
         inner, outer = self.inner, self.outer

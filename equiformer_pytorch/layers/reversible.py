@@ -41,7 +41,7 @@ def _recurrence(
     for attention, feed_forward in blocks:
         y, of_layer = attention(x2, graph, with_weights=weights is not None)
         x1 = x1 + y
-        x2 = x2 + feed_forward(x1)
+        x2 = x2 + feed_forward(x1, condition=graph.condition)
         if weights is not None:
             weights.append(of_layer)
     return x1, x2
@@ -85,8 +85,8 @@ class _Reversible(torch.autograd.Function):
                 attention, feed_forward = block
                 with torch.enable_grad():
                     inner = y1.requires_grad_()
-                    g = functional_call(feed_forward, for_feed_forward, (inner,))
-                dy1 = dy1 + _pull_back(g, dy2, inner, for_feed_forward.values(), sums)
+                    g = functional_call(feed_forward, for_feed_forward, (inner,), {"condition": graph.condition})
+                dy1 = dy1 + _pull_back(g, dy2, inner, [*edge_leaves, *for_feed_forward.values()], sums)
                 y1 = y1.detach()
                 y2 = y2 - g.detach()
                 with torch.enable_grad():

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from equiformer_pytorch.base.arguments import check_fields, count, positive
+from equiformer_pytorch.base.arguments import check_fields, count, flag, positive
 from equiformer_pytorch.base.checks import check_number, per_degree
 from equiformer_pytorch.layers.fiber import Fiber
 
@@ -50,6 +50,9 @@ class EquiformerArguments:
     attn_hidden_dim_mult: int = count(4)
     reflection_equivariant: bool = False
     output_degrees: int = count(2)
+    condition_dim: int | None = count(None)
+    dim_out: int | Sequence[int] | None = None
+    norm_out: bool = flag(True)
     dot_product_attention: bool | None = None
     splits: int | None = None
 
@@ -71,6 +74,12 @@ class EquiformerArguments:
         per_degree("dim", self.dim, self.num_degrees)
         if self.dim_in is None and self.input_degrees > self.num_degrees:
             raise ValueError(f"dim_in must be given for input_degrees = {self.input_degrees} > num_degrees")
+        if self.dim_out is not None:
+            if self.reduce_dim_out:
+                raise ValueError(
+                    f"reduce_dim_out reads out one channel per degree: dim_out = {self.dim_out} contradicts it"
+                )
+            per_degree("dim_out", self.dim_out, min(self.output_degrees, self.num_degrees))
         for name, degrees in (
             ("dim_in", self.input_degrees),
             ("heads", self.num_degrees),
@@ -90,6 +99,14 @@ class EquiformerArguments:
         if self.dim_in is None:
             return self.fiber.keep(self.input_degrees)
         return Fiber(per_degree("dim_in", self.dim_in, self.input_degrees))
+
+    @property
+    def fiber_out(self) -> Fiber | None:
+        """Of the output projection, where there is one."""
+        degrees = min(self.output_degrees, self.num_degrees)
+        if self.reduce_dim_out:
+            return Fiber((1,) * degrees)
+        return None if self.dim_out is None else Fiber(per_degree("dim_out", self.dim_out, degrees))
 
     @property
     def l2_distance(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.arguments import takes
-from equiformer_pytorch.graph.edges import EdgeGraph, Edges, Slots
+from equiformer_pytorch.graph.edges import Condition, EdgeGraph, Edges, Slots
 from equiformer_pytorch.graph.frames import EdgeFrames
 from equiformer_pytorch.graph.nearest import NeighbourRules
 from equiformer_pytorch.graph.table import Table
 from equiformer_pytorch.inputs.dense import dense_edges
-from equiformer_pytorch.inputs.features import EdgeFeatures, PointFeatures
+from equiformer_pytorch.inputs.features import EdgeFeatures, PointFeatures, StructureFeatures
 from equiformer_pytorch.inputs.flat import FlatArguments, is_data, open_data
 from equiformer_pytorch.inputs.layout import Layout
 from equiformer_pytorch.inputs.readout import AttentionWeights, Return, attention_weights, read_out
@@ -75,6 +76,12 @@ class Equiformer(nn.Module):
         attn_leakyrelu_slope, attn_hidden_dim_mult: of MLP attention.
         reflection_equivariant: E(3)- instead of SE(3)-equivariant; all features then have the parity (−1)^degree.
         output_degrees: how many degrees are read out; no layer computes what is not.
+        condition_dim: numbers that a call is given of each structure as a whole, as `condition`: a time, a noise
+            level, a temperature. They scale and shift the features in every block.
+        dim_out: channels per degree that an output projection reads out, a number or one per output degree; several
+            vectors of each point, say. `reduce_dim_out` is one of each.
+        norm_out: a norm before the read-out, which keeps directions and ratios alone. Without it magnitudes of
+            features reach the output: for displacements that may be large or small.
         dot_product_attention: old name of `l2_dist_attention`, deprecated.
         splits: of the published package, without effect, deprecated.
 
@@ -105,6 +112,10 @@ class Equiformer(nn.Module):
         self.edge_frame = EdgeFrames(max(len(dim), len(dim_in)) - 1)
         self.envelope = Envelope(6)
         self.radial = RadialNetwork(self.edge_features.width, given.radial_hidden_dim)
+        self.structure_features, hidden = None, None
+        if given.condition_dim is not None:
+            hidden = given.radial_hidden_dim
+            self.structure_features = StructureFeatures(given.condition_dim, hidden)
         self.embed = NeighbourEmbedding(
             dim_in,
             dim if given.depth else dim_out,
@@ -114,19 +125,22 @@ class Equiformer(nn.Module):
         blocks = []
         for layer in range(given.depth):
             fiber_out = dim if layer < given.depth - 1 else dim_out
-            attention = self._attention(given, fiber_out)
+            attention = self._attention(given, fiber_out, hidden)
             feed_forward = FeedForward(
-                fiber_out, include_htype_norms=given.ff_include_htype_norms, init_out_zero=given.init_out_zero
+                fiber_out,
+                include_htype_norms=given.ff_include_htype_norms,
+                init_out_zero=given.init_out_zero,
+                condition_dim=hidden,
             )
             blocks.append((attention, feed_forward))
         self.sees_structures = given.num_linear_attn_heads > 0 and given.depth > 0
         self.layers = ReversibleBlocks(blocks) if given.reversible else SequentialBlocks(blocks)
 
-        self.norm = Norm(dim_out)
-        self.fiber_out = Fiber((1,) * len(dim_out)) if given.reduce_dim_out else dim_out
+        self.norm = Norm(dim_out) if given.norm_out else None
+        self.fiber_out = given.fiber_out or dim_out
         self.reduce_dim_out = given.reduce_dim_out
         self.to_out = None
-        if given.reduce_dim_out:
+        if given.fiber_out is not None:
             self.to_out = (
                 Linear(dim_out, self.fiber_out, bias=True)
                 if given.linear_out
@@ -136,7 +150,7 @@ class Equiformer(nn.Module):
         self.rearranged = Rearranged(self._parts())
 
     @staticmethod
-    def _attention(given: EquiformerArguments, fiber_out: Fiber) -> Attention:
+    def _attention(given: EquiformerArguments, fiber_out: Fiber, condition_dim: int | None) -> Attention:
         """The attention of one block."""
         degrees = given.num_degrees
         config = AttentionConfig(
@@ -150,6 +164,7 @@ class Equiformer(nn.Module):
             linear_attn_dim_head=given.linear_attn_dim_head,
             init_out_zero=given.init_out_zero,
             reflection_equivariant=given.reflection_equivariant,
+            condition_dim=condition_dim,
         )
         if given.l2_distance:
             return L2DistAttention(given.fiber, fiber_out, config)
@@ -164,8 +179,8 @@ class Equiformer(nn.Module):
     def _parts(self) -> list[Part]:
         """Of the embedding, the last norm and a linear map that follows it."""
         last = [] if self.last is None else [(self.last.build, self.last.parameters_in_order())]
-        of_norm = (self.norm.spread_gain, [self.norm.gain])
-        return [*self.embed.parts(), of_norm, *last]
+        of_norm = [] if self.norm is None else [(self.norm.spread_gain, [self.norm.gain])]
+        return [*self.embed.parts(), *of_norm, *last]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if is_old(state, "rearranged"):
@@ -176,12 +191,12 @@ class Equiformer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.norm.gain.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
-        return self.norm.gain.dtype
+        return next(self.parameters()).dtype
 
     def forward(
         self,
@@ -197,6 +212,7 @@ class Equiformer(nn.Module):
         edge_attr: Tensor | None = None,
         cell: Float[Tensor, "structures 3 3"] | None = None,
         cell_offsets: Int[Tensor, "edges 3"] | None = None,
+        condition: Float[Tensor, "structures condition_dim"] | None = None,
         return_all_degrees: bool = False,
         return_attn: bool = False,
     ) -> Return | dict[int, Tensor] | tuple[Return | dict[int, Tensor], list[list[AttentionWeights]]]:
@@ -205,7 +221,7 @@ class Equiformer(nn.Module):
         Args:
             inputs: integer tokens (b, n), floats (b, n, c), or {degree: (b, n, c, 2·degree + 1)}; flat without b. Or,
                 alone, an object like PyG's `Data` with `x` or `z`, `pos`, and `batch`, `edge_index`, `edge_attr`,
-                `cell`, `cell_offsets` where there are such.
+                `cell`, `cell_offsets`, `condition` where there are such.
             coors: coordinates (b, n, 3), or flat (n, 3).
             mask: dense: which points are real, bool or 0/1 numbers; nothing of the others has any effect, and their
                 outputs are zero.
@@ -219,6 +235,7 @@ class Equiformer(nn.Module):
             edge_attr: flat: (edges,) integers or (edges, edge_dim), in the order of `edge_index`.
             cell: flat: cell vectors as rows, (structures, 3, 3).
             cell_offsets: flat: whole numbers o of each edge: its vector is coors[sender] + o @ cell − coors[receiver].
+            condition: for a model with `condition_dim`, of each structure; numbers of order one.
             return_all_degrees: {degree: (b, n, c, 2·degree + 1)} for the `output_degrees` instead of `Return`.
             return_attn: also the attention weights, ``attn[layer][degree]``.
 
@@ -227,7 +244,9 @@ class Equiformer(nn.Module):
         """
         flat = FlatArguments(batch, edge_index, edge_attr, cell, cell_offsets)
         if is_data(inputs):
-            checks.check_absent({"coors": coors, **flat._asdict()}, "is given twice: inputs is an object that has pos")
+            given = {"coors": coors, "condition": condition, **flat._asdict()}
+            checks.check_absent(given, "is given twice: inputs is an object that has pos")
+            condition = None if self.structure_features is None else getattr(inputs, "condition", None)
             tokens, with_edges = self.point_features.tokens is not None, self.edge_features.edge_dim > 0
             inputs, coors, flat = open_data(inputs, tokens, with_edges)
         features = checks.check_degrees(inputs, self.input_degrees)
@@ -239,12 +258,16 @@ class Equiformer(nn.Module):
             coordinates = layout.compact(coors)
             with checks.together():
                 checks.check_finite("coors", coordinates, "point that mask keeps")
+                condition = self._checked_condition(condition, coors.shape[0])
                 x = self.point_features(features, layout, self.dtype)
             found = dense_edges(coordinates, layout, adj_mat, edges, rules, embed, self.dtype)
         else:
             dense = {"mask": mask, "adj_mat": adj_mat, "edges": edges}
             checks.check_absent(dense, f"goes with dense coors (batch, points, 3), got coors {tuple(coors.shape)}")
             with checks.together() as gathered:
+                condition = self._checked_condition(condition, flat.structures)
+                if condition is not None:
+                    flat = flat._replace(structures=condition.shape[0])
                 known = flat.check(coors, rules, embed, gathered)
                 self.point_features.check_flat(features)
             layout = flat.layout(coors, known)
@@ -252,6 +275,9 @@ class Equiformer(nn.Module):
             x = self.point_features(features, layout, self.dtype)
             found = flat.edges(coordinates, layout, known, rules, embed, self.dtype)
         graph = self.edge_graph(found, layout)
+        if condition is not None and self.structure_features is not None:
+            values = self.structure_features(condition.to(self.dtype))
+            graph = replace(graph, condition=Condition(values, layout.structure))
 
         weights: list[list[Tensor]] | None = [] if return_attn else None
         x = self.through_layers(x, graph, weights)
@@ -274,11 +300,18 @@ class Equiformer(nn.Module):
         matrices = iter(self.rearranged(self._parts()))
         x = self.embed(x, graph, [next(matrices) for _ in self.embed.parts()])
         x = self.layers(x, graph, weights)
-        (gain,), *for_last = matrices
-        x = self.norm(x, gain)
+        if self.norm is not None:
+            x = self.norm(x, next(matrices)[0])
         if self.last is not None:
-            return self.last(x, for_last[0])[0]
+            return self.last(x, next(matrices))[0]
         return x if self.to_out is None else self.to_out(x)
+
+    def _checked_condition(self, condition: object, structures: int | None) -> Tensor | None:
+        """As the caller gave it; errors for what does not fit."""
+        if self.structure_features is not None:
+            return self.structure_features.check(condition, structures)
+        checks.check_absent({"condition": condition}, "would be ignored: set condition_dim")
+        return None
 
     def _rules(self) -> NeighbourRules:
         """Which neighbours to attend to."""

@@ -119,6 +119,7 @@ def input_role(name: str, value: Tensor, dense: bool) -> Role:
         "cell_offsets": Role(edges=0),
         "edge_frames": Role(((1, 1),), edges=0),
         "pbc": Role(),
+        "condition": Role(),
     }
     if name not in known:
         raise ValueError(f"inputs has {name!r}: say in roles how it behaves")

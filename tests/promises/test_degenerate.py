@@ -48,7 +48,8 @@ def few(model, batch: int, points: int) -> Example:
         return (x[:, :, :points] if pairs else x).clone()
 
     inputs = over_inputs(lambda x: cut(x, False), whole.inputs)
-    return Example(inputs, cut(whole.coors, False), {name: cut(x, True) for name, x in whole.extra.items()})
+    extra = {name: x[:batch] if name == "condition" else cut(x, True) for name, x in whole.extra.items()}
+    return Example(inputs, cut(whole.coors, False), extra)
 
 
 @pytest.mark.parametrize("attend_self", [True, False])

@@ -22,7 +22,7 @@ def pad(whole: Example, mask: torch.Tensor, bad: float) -> Example:
 
     inputs = over_inputs(lambda x: spoil(x, mask), whole.inputs)
     pairs = mask[:, :, None] & mask[:, None]
-    extra = {name: spoil(x, pairs) for name, x in whole.extra.items()}
+    extra = {name: x if name == "condition" else spoil(x, pairs) for name, x in whole.extra.items()}
     return Example(inputs, spoil(whole.coors, mask), {**extra, "mask": mask})
 
 
@@ -32,7 +32,9 @@ def alone(whole: Example, structure: int, keep: torch.Tensor) -> Example:
     def points(x: torch.Tensor) -> torch.Tensor:
         return x[structure : structure + 1, keep]
 
-    extra = {name: points(x)[:, :, keep] for name, x in whole.extra.items() if name != "mask"}
+    extra = {name: points(x)[:, :, keep] for name, x in whole.extra.items() if name not in ("mask", "condition")}
+    if "condition" in whole.extra:
+        extra["condition"] = whole.extra["condition"][structure : structure + 1]
     return Example(over_inputs(points, whole.inputs), points(whole.coors), extra)
 
 

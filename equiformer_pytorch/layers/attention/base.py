@@ -15,6 +15,7 @@ from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.attention.heads import Heads
 from equiformer_pytorch.layers.attention.points import OfPoints, PointMaps
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
+from equiformer_pytorch.layers.condition import Conditioning
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
@@ -40,6 +41,8 @@ class AttentionConfig:
     linear_attn_dim_head: int
     init_out_zero: bool
     reflection_equivariant: bool
+    condition_dim: int | None = None
+    """Width of what is known of structures, embedded."""
 
 
 class Attention(TakesMatrices):
@@ -74,6 +77,7 @@ class Attention(TakesMatrices):
         self.columns = [(2 * degree + 1) * self.channels for degree in range(degrees)]
 
         self.norm = Norm(fiber)
+        self.condition = None if config.condition_dim is None else Conditioning(fiber, config.condition_dim)
         self.logit_invariants, gates = logit_invariants, (degrees - 1) * self.channels
         self.conv = Conv(
             fiber,
@@ -159,6 +163,8 @@ class Attention(TakesMatrices):
         matrices = self.own_matrices() if matrices is None else matrices
         (gain,), for_points, for_edges, for_heads, for_logits = matrices
         normed = self.norm(x, gain)
+        if self.condition is not None:
+            normed = self.condition(normed, graph.condition)
         of_points = self.points(normed, for_points)
         _, slots = graph.laid_out()
         columns = slots.envelope.shape[1]

@@ -61,7 +61,7 @@ class Conv(nn.Module):
         receiver: Float[Tensor, "receivers components channels"],
         graph: EdgeGraph,
         matrices: Sequence[Tensor],
-    ) -> tuple[Float[Tensor, "edges invariants"], Float[Tensor, "edges rows channels"]]:
+    ) -> tuple[Float[Tensor, "edges invariants"], Float[Tensor, "edges rows channels_out"]]:
         """What :meth:`SO2Linear.forward` gives, from what `from_sender` and `from_receiver` made of the points;
         `matrices` are those of :meth:`SO2Linear.build`."""
         aligned = gather_rotate(sender, receiver, graph, self.so2.max_order)

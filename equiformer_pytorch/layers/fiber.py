@@ -46,7 +46,7 @@ class Fiber(tuple[int, ...]):
         return torch.cat(index)
 
 
-def join(parts: Sequence[Float[Tensor, "points order channels"]]) -> Float[Tensor, "points width"]:
+def join(parts: Sequence[Float[Tensor, "points _order _channels"]]) -> Float[Tensor, "points width"]:
     """The inverse of :meth:`Fiber.split`."""
     if len({part.shape[-1] for part in parts}) == 1:
         return torch.cat(list(parts), dim=1).flatten(1)

@@ -84,7 +84,7 @@ class JointProduct(_Maps):
 
     def forward(
         self, x: Float[Tensor, "points width_in"], matrices: Sequence[Tensor]
-    ) -> tuple[Float[Tensor, "points arranged"], ...]:
+    ) -> tuple[Float[Tensor, "points _arranged"], ...]:
         """The maps of x with the matrices of :meth:`build`."""
         matrix, *bias = matrices
         joint = torch.addmm(bias[0], x, matrix) if bias else x @ matrix
@@ -94,7 +94,7 @@ class JointProduct(_Maps):
 class Mapped(NamedTuple):
     """What a map gives in :class:`JointProducts`."""
 
-    groups: list[Float[Tensor, "components points channels"]]
+    groups: list[Float[Tensor, "_components points _channels"]]
     """Of the degrees of each group."""
     besides: Float[Tensor, "points channels"]
     """Further channels of degree 0."""
@@ -173,7 +173,7 @@ class JointProducts(_Maps):
         bias = F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, components - 1))
         return [*([torch.cat(beside, dim=1), torch.cat(beside_bias)] if beside else []), bias, *matrices]
 
-    def split(self, x: Float[Tensor, "points width_in"]) -> list[Float[Tensor, "components points channels"]]:
+    def split(self, x: Float[Tensor, "points width_in"]) -> list[Float[Tensor, "_components points _channels"]]:
         """A view of each group."""
         parts = x.split(self.group_sizes, dim=1) if len(self.groups) > 1 else (x,)
         return [
@@ -182,7 +182,7 @@ class JointProducts(_Maps):
         ]
 
     def forward(
-        self, groups: Sequence[Float[Tensor, "components points channels"]], matrices: Sequence[Tensor]
+        self, groups: Sequence[Float[Tensor, "_components points _channels"]], matrices: Sequence[Tensor]
     ) -> list[Mapped]:
         """The maps of the groups of a feature, with the matrices of :meth:`build`."""
         invariants, besides = groups[0][0], iter(())
@@ -222,7 +222,7 @@ def groups_of(shapes: Sequence[object]) -> list[tuple[int, int]]:
     return [(low, high) for low, high in groups]
 
 
-def ungrouped(groups: Sequence[Float[Tensor, "components points channels"]]) -> Float[Tensor, "points width"]:
+def ungrouped(groups: Sequence[Float[Tensor, "_components points _channels"]]) -> Float[Tensor, "points width"]:
     """One feature, degree-major, of its groups."""
     if len(groups) == 1:
         return groups[0].transpose(0, 1).flatten(1)

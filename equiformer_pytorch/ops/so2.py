@@ -57,10 +57,10 @@ class BlockPlan(NamedTuple):
 def so2_product(
     x: Float[Tensor, "edges rows_channels"],
     scales: Float[Tensor, "edges scales"] | None,
-    matrices: Sequence[Float[Tensor, "rows columns"]],
-    biases: Sequence[Float[Tensor, " columns"]],
+    matrices: Sequence[Float[Tensor, "_rows _columns"]],
+    biases: Sequence[Float[Tensor, " _columns"]],
     plan: BlockPlan,
-) -> tuple[Float[Tensor, "edges columns"], ...]:
+) -> tuple[Float[Tensor, "edges _columns"], ...]:
     r"""(w ⊙ x) times a matrix of few blocks, each a product of its own, and biases; derivatives of any order.
 
     For an order m > 0, :math:`y_{+m} = x_{+m} U - x_{-m} V`, :math:`y_{-m} = x_{+m} V + x_{-m} U`: as one real matrix,

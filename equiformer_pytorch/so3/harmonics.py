@@ -95,7 +95,7 @@ def stretched_product(degree: int) -> Float64[Tensor, "pairs orders"]:
 def even_harmonics(
     directions: Float[Tensor, "points 3"],
     quadratic: Float[Tensor, "nine five"],
-    products: Sequence[Float[Tensor, "pairs orders"]],
+    products: Sequence[Float[Tensor, "_pairs _orders"]],
 ) -> Float[Tensor, "points coefficients"]:
     r"""The even degrees of :func:`spherical_harmonics`, 0, 2 … 2 + 2·len(products), in a few large operations:
     :math:`Y_2 = \mathrm{vec}(n n^T)\,Q`, then :math:`Y_l = (Y_{l-2} \otimes Y_2)\,C_l`.

@@ -138,7 +138,7 @@ class PointMaps(ExactConstants):
         return self._in_order([torch.cat(parts[low:high], dim=1).transpose(0, 1) for low, high in self.plan.groups])
 
     def _in_order(
-        self, groups: Sequence[Float[Tensor, "components points channels"]]
+        self, groups: Sequence[Float[Tensor, "_components points _channels"]]
     ) -> Float[Tensor, "points features"]:
         """Heads before components."""
         found = []

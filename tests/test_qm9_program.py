@@ -95,6 +95,15 @@ def test_whole_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert all(torch.isfinite(x).all() for x in model.state_dict().values())
 
 
+def test_losses(tmp_path: Path) -> None:
+    """The first batch is the same: in the units of the loss, its squares and its sizes."""
+    losses = []
+    for loss in ("squares", "sizes"):
+        assert call("--runs", tmp_path, *SMALL, "--steps=1", "--batch-size=1", "--loss", loss, "--name", loss) == 0
+        losses.append(float(metrics_of(tmp_path / loss)[0]["train"]))
+    assert losses[0] == pytest.approx(losses[1] ** 2, rel=1e-4)
+
+
 @pytest.mark.slow
 def test_out_of_time_then_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--runs", tmp_path, *SMALL, "--steps", 3]

@@ -11,8 +11,8 @@
 The model and the schedule of the paper (Liao & Smidt 2023, 300 epochs) on a GPU:
 
     python -m examples.qm9 --train 110000 --most-valid 10000 --most-test 10831 --dim 128 64 32 --depth 6 \\
-        --dim-head 32 --batch-size 128 --steps 257700 --warmup 4295 --lr 5e-4 --ema 0.9999 --weight-decay 5e-3 \\
-        --max-minutes 10000 --validate-every 5000 --checkpoint-every 1000 --workers 4
+        --cutoff 5 --dim-head 32 --batch-size 128 --steps 257700 --warmup 4295 --lr 5e-4 --ema 0.9999 \\
+        --weight-decay 5e-3 --loss sizes --max-minutes 10000 --validate-every 5000 --checkpoint-every 1000 --workers 4
 
 Results are in runs/NAME: evaluation.txt, model.pt, learning.png, parity.png, metrics.csv, checkpoint.pt.
 """

@@ -64,6 +64,7 @@ def make_model(settings: Settings) -> MoleculeProperty:
         "heads": settings.heads,
         "dim_head": settings.dim_head,
         "l2_dist_attention": settings.attention == "l2",
+        "radial_basis": "even",
     }
     return MoleculeProperty(PROPERTIES[settings.property].kind, options)
 
@@ -104,7 +105,8 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
 
     def loss(model: nn.Module, batch: Item) -> Tensor:
         found = model(batch)
-        return ((found - true_values(found, batch)) / unit).abs().mean()
+        errors = (found - true_values(found, batch)) / unit
+        return errors.square().mean() if settings.loss == "squares" else errors.abs().mean()
 
     def validate(averaged: nn.Module) -> float:
         found, true = predictions(averaged, valid, cutoff)

@@ -22,18 +22,24 @@ class Settings(TrainingOptions):
     most_valid: int = option(1000, "validate on so many molecules, up to 10000", count)
     most_test: int = option(2000, "test on so many molecules, up to 10831", count)
 
-    cutoff: float = option(5.0, "radius within which atoms see each other, in Å", positive)
+    cutoff: float = option(4.0, "radius within which atoms see each other, in Å", positive)
     dim: tuple[int, ...] = option((32,), "channels, of all degrees or of degree 0, 1, …", count, nargs="+")
     num_degrees: int = option(3, "degrees of the features", count)
-    depth: int = option(3, "blocks of attention and feed-forward", count)
+    depth: int = option(2, "blocks of attention and feed-forward", count)
     heads: int = option(4, "attention heads per degree", count)
     dim_head: int = option(8, "channels per head", count)
     attention: str = option("mlp", "l2 or mlp", str, choices=("l2", "mlp"))
+    loss: str = option(
+        "squares",
+        "mean of the squares of the errors, or of their sizes, as published",
+        str,
+        choices=("squares", "sizes"),
+    )
 
-    steps: int = option(4000, "optimizer steps; the learning rate's schedule spans them", count)
+    steps: int = option(8000, "optimizer steps; the learning rate's schedule spans them", count)
     batch_size: int = option(16, "molecules per process and micro-batch", count)
-    lr: float = option(1e-3, "highest learning rate", positive)
-    warmup: int = option(80, "steps of rising learning rate", whole)
+    lr: float = option(2e-3, "highest learning rate", positive)
+    warmup: int = option(160, "steps of rising learning rate", whole)
     clip: float = option(10.0, "largest norm of the gradient", positive)
     weight_decay: float = option(0.0, "AdamW's", share)
     validate_every: int = option(500, "steps between evaluations on the validation molecules", count)

@@ -22,7 +22,7 @@ class Settings(TrainingOptions):
     most_valid: int = option(1000, "validate on so many molecules, up to 10000", count)
     most_test: int = option(2000, "test on so many molecules, up to 10831", count)
 
-    cutoff: float = option(4.0, "radius within which atoms see each other, in Å", positive)
+    cutoff: float = option(3.2, "radius within which atoms see each other, in Å", positive)
     dim: tuple[int, ...] = option((32,), "channels, of all degrees or of degree 0, 1, …", count, nargs="+")
     num_degrees: int = option(3, "degrees of the features", count)
     depth: int = option(2, "blocks of attention and feed-forward", count)

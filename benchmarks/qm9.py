@@ -93,8 +93,11 @@ class Place:
 
     def versions(self) -> dict[str, str]:
         """Of torch and of what the side is."""
-        code = "import json, sys; from importlib.metadata import version as v; print({n: v(n) for n in sys.argv[1:]})"
-        done = self.run("-c", code.replace("print(", "print(json.dumps(") + ")", "torch", *self.packages)
+        code = (
+            "import json, sys; from importlib.metadata import version; "
+            "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+        )
+        done = self.run("-c", code, "torch", *self.packages)
         if done.returncode:
             raise SystemExit(f"{self.python} has not all of {', '.join(self.packages)}:\n{done.stderr[-500:]}")
         return json.loads(done.stdout)

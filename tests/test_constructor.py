@@ -21,6 +21,7 @@ DEFAULTS = {
     "dim_head": 24,
     "depth": 2,
     "valid_radius": 1e5,
+    "radial_basis": "log",
     "num_neighbors": math.inf,
     "reduce_dim_out": False,
     "radial_hidden_dim": 64,
@@ -153,6 +154,17 @@ def test_reduce_dim_out_and_linear_out(linear_out):
     zero = model.to_out(0 * x)
     bent = (model.to_out(2 * x) - 2 * model.to_out(x) + zero).abs().max()
     assert (bent < 1e-12) if linear_out else (bent > 1e-3)
+
+
+def test_radial_basis():
+    even = build(radial_basis="even", valid_radius=3.0)
+    assert even.radial.first.in_features == 32
+    assert build(valid_radius=3.0).radial.first.in_features == 25  # as models of 1.2 have it
+    assert even.radial.basis(torch.tensor([3.0]))[0, -1] == 1
+    with pytest.raises(ValueError, match="radial_basis = 'even' needs valid_radius"):
+        build(radial_basis="even")
+    with pytest.raises(ValueError, match="radial_basis must be one of 'log', 'even'"):
+        build(radial_basis="bessel", valid_radius=3.0)
 
 
 def test_radial_hidden_dim():

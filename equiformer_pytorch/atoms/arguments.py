@@ -30,6 +30,7 @@ class PotentialArguments:
     heads: int | Sequence[int] = 4
     dim_head: int | Sequence[int] = 16
     radial_hidden_dim: int = 64
+    radial_basis: str = "log"
     ff_include_htype_norms: bool = True
     l2_dist_attention: bool = True
     reflection_equivariant: bool = True

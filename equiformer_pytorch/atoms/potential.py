@@ -47,7 +47,8 @@ class EquiformerPotential(Potential):
         cutoff: in Å; energy and forces are continuous as an atom crosses it.
         max_neighbors: keep only so many nearest atoms within the cutoff. Then energies jump where neighbours swap
             places: leave it out for dynamics.
-        dim, num_degrees, depth, heads, dim_head, radial_hidden_dim, l2_dist_attention: as in :class:`Equiformer`.
+        dim, num_degrees, depth, heads, dim_head, radial_hidden_dim, radial_basis, l2_dist_attention: as in
+            :class:`Equiformer`.
         ff_include_htype_norms: as there; on by default, since angles between neighbours become invariants by it.
         reflection_equivariant: energies do not change in a mirror; False lets chiral targets be learned.
         targets: further targets by name.
@@ -75,6 +76,7 @@ class EquiformerPotential(Potential):
             dim_head=given.dim_head,
             valid_radius=given.cutoff,
             radial_hidden_dim=given.radial_hidden_dim,
+            radial_basis=given.radial_basis,
             ff_include_htype_norms=given.ff_include_htype_norms,
             l2_dist_attention=given.l2_dist_attention,
             reflection_equivariant=given.reflection_equivariant,

@@ -39,23 +39,62 @@ def evenly_spaced(first: float, last: float, count: int) -> Float64[Tensor, " co
     return torch.linspace(first, last, count, dtype=torch.float64)
 
 
-class RadialNetwork(ExactConstants):
-    r"""Edge embedding from distance and edge features, shared by all layers.
+class LogBasis(ExactConstants):
+    """24 Gaussians of log(1 + d), evenly spaced between 0 and log(1 + 64): finer near than far away, whatever the unit.
+    And log(1 + d) itself, which tells far distances apart."""
 
-    The distance enters as Gaussians of log(1 + d), evenly spaced between 0 and log(1 + 64): fine at bond lengths,
-    coarse far away, whatever the unit; and as log(1 + d) itself, which tells far distances apart. Two linear
-    layers with SiLU and layer norm follow.
-    """
-
-    basis = 24
+    count = 24
     largest = 64.0
 
-    def __init__(self, edge_dim: int, hidden: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         span = math.log1p(self.largest)
-        self.per_width = self.basis / span * 0.5**0.5
-        self.constant("centres", evenly_spaced, 0.0, -span * self.per_width, self.basis)
-        self.first = nn.Linear(self.basis + 1 + edge_dim, hidden)
+        self.width = self.count + 1
+        self.per_width = self.count / span * 0.5**0.5
+        self.constant("centres", evenly_spaced, 0.0, -span * self.per_width, self.count)
+
+    def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges width"]:
+        log_distance = distance.log1p()[:, None]
+        found = gaussians(log_distance, self.cast("centres", distance.dtype), self.per_width)
+        return torch.cat((found, log_distance), dim=1)
+
+
+class EvenBasis(ExactConstants):
+    """32 Gaussians of the distance, evenly spaced between 0 and the cutoff and about as wide as they are apart: at 5 Å
+    fine enough to tell kinds of bonds apart."""
+
+    count = 32
+
+    def __init__(self, cutoff: float) -> None:
+        super().__init__()
+        self.width = self.count
+        self.per_width = self.count / cutoff * 0.5**0.5
+        self.constant("centres", evenly_spaced, 0.0, -cutoff * self.per_width, self.count)
+
+    def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges width"]:
+        return gaussians(distance[:, None], self.cast("centres", distance.dtype), self.per_width)
+
+
+def gaussians(
+    x: Float[Tensor, "edges 1"], centres: Float[Tensor, " count"], per_width: float
+) -> Float[Tensor, "edges count"]:
+    """exp(−(x · per_width + centres)²), which is half the square over the width. Clamped, since denormal numbers would
+    slow every product down."""
+    scaled: Tensor = torch.add(centres, x, alpha=per_width)
+    return scaled.square().neg().clamp(min=-40).exp()
+
+
+RADIAL_BASES = ("log", "even")
+
+
+class RadialNetwork(nn.Module):
+    """Edge embedding from distance and edge features, shared by all layers: a basis of the distance (:class:`LogBasis`,
+    :class:`EvenBasis`) and the features, through two linear layers with SiLU and layer norm."""
+
+    def __init__(self, edge_dim: int, hidden: int, basis: LogBasis | EvenBasis) -> None:
+        super().__init__()
+        self.basis = basis
+        self.first = nn.Linear(basis.width + edge_dim, hidden)
         self.rest = nn.Sequential(
             nn.SiLU(),
             nn.LayerNorm(hidden),
@@ -67,12 +106,5 @@ class RadialNetwork(ExactConstants):
     def forward(
         self, distance: Float[Tensor, " edges"], features: Float[Tensor, "edges edge_dim"] | None
     ) -> Float[Tensor, "edges hidden"]:
-        log_distance = distance.log1p()[:, None]
-        # Half the square of (log d − centre) / width; clamped, since denormal numbers would slow every product down.
-        scaled: Tensor = torch.add(self.cast("centres", distance.dtype), log_distance, alpha=self.per_width)
-        gaussians = scaled.square().neg().clamp(min=-40).exp()
-        dtype = self.first.weight.dtype
-        inputs = [gaussians.to(dtype), log_distance.to(dtype)]
-        if features is not None:
-            inputs.append(features)
-        return self.rest(self.first(torch.cat(inputs, dim=-1)))
+        of_distance = self.basis(distance).to(self.first.weight.dtype)
+        return self.rest(self.first(of_distance if features is None else torch.cat((of_distance, features), dim=-1)))

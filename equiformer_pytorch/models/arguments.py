@@ -7,9 +7,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from equiformer_pytorch.base.arguments import check_fields, count, flag, positive
+from equiformer_pytorch.base.arguments import check_fields, choice, count, flag, positive
 from equiformer_pytorch.base.checks import check_number, per_degree
 from equiformer_pytorch.layers.fiber import Fiber
+from equiformer_pytorch.layers.radial import RADIAL_BASES
+
+UNBOUNDED = 1e5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +26,11 @@ class EquiformerArguments:
     heads: int | Sequence[int] = 8
     dim_head: int | Sequence[int] = 24
     depth: int = count(2, 0)
-    valid_radius: float = positive(1e5)
+    valid_radius: float = positive(UNBOUNDED)
     num_neighbors: float = math.inf
     reduce_dim_out: bool = False
     radial_hidden_dim: int = count(64)
+    radial_basis: str = choice("log", RADIAL_BASES)
     num_tokens: int | None = count(None)
     num_positions: int | None = count(None)
     num_edge_tokens: int | None = count(None)
@@ -71,6 +75,8 @@ class EquiformerArguments:
             raise ValueError(f"adj_dim = {self.adj_dim} needs num_adj_degrees_embed, how many steps to embed")
         if not self.attend_sparse_neighbors and self.num_neighbors < 1:
             raise ValueError("num_neighbors must be at least 1 without attend_sparse_neighbors, got 0")
+        if self.radial_basis == "even" and self.valid_radius >= UNBOUNDED:
+            raise ValueError("radial_basis = 'even' needs valid_radius, up to which it is spaced")
         per_degree("dim", self.dim, self.num_degrees)
         if self.dim_in is None and self.input_degrees > self.num_degrees:
             raise ValueError(f"dim_in must be given for input_degrees = {self.input_degrees} > num_degrees")

@@ -30,7 +30,7 @@ from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
-from equiformer_pytorch.layers.radial import Envelope, RadialNetwork
+from equiformer_pytorch.layers.radial import Envelope, EvenBasis, LogBasis, RadialNetwork
 from equiformer_pytorch.layers.rearranged import Part, Rearranged
 from equiformer_pytorch.legacy.modules import adopt, arguments_of_equiformer, is_old
 from equiformer_pytorch.models.arguments import EquiformerArguments
@@ -54,6 +54,8 @@ class Equiformer(nn.Module):
         num_neighbors: nearest neighbours per point, clamped to what exists.
         reduce_dim_out: output one channel per degree.
         radial_hidden_dim: width of the radial network.
+        radial_basis: how it sees distances: "log", finer near than far, whatever the unit; "even", evenly spaced up to
+            `valid_radius`, which learns atoms and bonds better (docs/accuracy.md).
         num_tokens: embed integer input.
         num_positions: add a learned embedding of the position in the sequence.
         num_edge_tokens: embed integer edges, with `edge_dim` channels.
@@ -111,7 +113,8 @@ class Equiformer(nn.Module):
         )
         self.edge_frame = EdgeFrames(max(len(dim), len(dim_in)) - 1)
         self.envelope = Envelope(6)
-        self.radial = RadialNetwork(self.edge_features.width, given.radial_hidden_dim)
+        basis = EvenBasis(given.valid_radius) if given.radial_basis == "even" else LogBasis()
+        self.radial = RadialNetwork(self.edge_features.width, given.radial_hidden_dim, basis)
         self.structure_features, hidden = None, None
         if given.condition_dim is not None:
             hidden = given.radial_hidden_dim

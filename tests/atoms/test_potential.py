@@ -11,6 +11,7 @@ from equiformer_pytorch.testing.equivariance import TRANSFORMATIONS
 from tests.atoms.potentials import CUTOFF, SPECIES, WITH_TARGETS, crystal, molecule, potential, together
 
 ATTENTIONS = pytest.mark.parametrize("l2", [True, False], ids=["l2", "mlp"])
+BASES = pytest.mark.parametrize("basis", ["log", "even"])
 
 
 def relative(a, b) -> float:
@@ -33,9 +34,10 @@ def test_a_chiral_potential_tells_a_mirror_image():
 
 
 @ATTENTIONS
-def test_forces_and_stress_are_derivatives_and_can_be_trained_on(l2):
+@BASES
+def test_forces_and_stress_are_derivatives_and_can_be_trained_on(l2, basis):
     """By positions, cell and weights: the gradient of a loss of energy, forces and stress."""
-    model = potential(l2_dist_attention=l2)
+    model = potential(l2_dist_attention=l2, radial_basis=basis)
     assert_gradients(model, molecule(7), second=False, fast=True)
     assert_gradients(model, {**crystal(), "stress": True}, fast=True)
     assert_gradients(model, {**crystal(), "stress": True}, parameters=True, second=False, fast=True)
@@ -94,9 +96,10 @@ def test_isolated_atoms():
 
 
 @ATTENTIONS
-def test_smooth_where_an_atom_leaves(l2):
+@BASES
+def test_smooth_where_an_atom_leaves(l2, basis):
     """Energy and forces are continuous across the cutoff; second differences shrink as the square of the step."""
-    model = potential(l2_dist_attention=l2, noise=0.3)
+    model = potential(l2_dist_attention=l2, radial_basis=basis, noise=0.3)
     structure = molecule(4, size=0.8)
     direction = torch.nn.functional.normalize(torch.tensor([0.4, 1.0, -0.3], dtype=torch.float64), dim=0)
 
@@ -156,6 +159,22 @@ def test_saved_and_loaded(tmp_path):
         EquiformerPotential.from_checkpoint({"weights": {}})
     with pytest.raises(ValueError, match="do not fit"):
         EquiformerPotential.from_checkpoint(content | {"config": content["config"] | {"dim": 12}})
+
+
+def test_files_say_how_distances_are_seen():
+    """Where they do not, as those of 1.2, it is by their logarithm."""
+    structure = molecule(6)
+    for basis in ("log", "even"):
+        model = potential(radial_basis=basis)
+        content = {"config": model.config, "state_dict": model.state_dict()}
+        again = EquiformerPotential.from_checkpoint(content)
+        assert torch.equal(again(**structure)["forces"], model(**structure)["forces"])
+    content["config"] = {name: value for name, value in content["config"].items() if name != "radial_basis"}
+    with pytest.raises(ValueError, match="do not fit"):
+        EquiformerPotential.from_checkpoint(content)
+    content["state_dict"] = potential(radial_basis="log").state_dict()
+    wanted = potential(radial_basis="log")(**structure)["forces"]
+    assert torch.equal(EquiformerPotential.from_checkpoint(content)(**structure)["forces"], wanted)
 
 
 def test_files_of_1_1_0_load():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from equiformer_pytorch.layers.radial import Envelope, RadialNetwork
+from equiformer_pytorch.layers.radial import Envelope, EvenBasis, LogBasis, RadialNetwork
 
 # Of Equiformer, and of the published models.
 EXPONENTS = pytest.mark.parametrize("exponent", [6, 5])
@@ -51,7 +51,7 @@ def test_the_default_radius_leaves_neighbours_alone():
 
 def test_network_sees_gaussians_of_the_logarithm():
     """24 evenly spaced ones between 0 and log(65), of the 24th part of that as width; the logarithm; the features."""
-    network = RadialNetwork(2, 5).double()
+    network = RadialNetwork(2, 5, LogBasis()).double()
     distance, features = 70 * torch.rand(9, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
     span, logarithm = math.log(65), (1 + distance).log()[:, None]
     centres = torch.linspace(0, span, 24, dtype=torch.float64)
@@ -60,8 +60,24 @@ def test_network_sees_gaussians_of_the_logarithm():
     torch.testing.assert_close(network(distance, features), wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_even_basis(dtype):
+    """32 Gaussians between 0 and the cutoff, of the 32nd part of it as width."""
+    basis, distance = EvenBasis(4.0), 5 * torch.rand(9, dtype=dtype)
+    wanted = (-0.5 * ((distance[:, None] - torch.linspace(0, 4, 32, dtype=dtype)) / (4 / 32)).square()).exp()
+    found = basis(distance)
+    assert found.dtype == dtype
+    assert found.shape == (9, basis.width)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)
+    network = RadialNetwork(2, 5, basis.double()).to(dtype)
+    features = torch.randn(9, 2, dtype=dtype)
+    torch.testing.assert_close(
+        network(distance, features), network.rest(network.first(torch.cat((found, features), 1)))
+    )
+
+
 def test_network():
-    network = RadialNetwork(3, 8).double()
+    network = RadialNetwork(3, 8, LogBasis()).double()
     distance = torch.tensor([0.0, 0.1, 1.5, 40.0, 1e4], dtype=torch.float64)
     features = torch.randn(5, 3, dtype=torch.float64)
     out = network(distance, features)

@@ -1,0 +1,71 @@
+"""What ``benchmarks/qm9.py`` says of its runs: a table, and learning curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from examples.qm9.properties import PROPERTIES
+
+Run = dict[str, Any]
+THOUSANDTHS = {"eV": "meV"}
+
+
+def groups(runs: list[Run]) -> dict[tuple[str, int, float], dict[str, list[Run]]]:
+    """Runs that looked at the test molecules, by property, size and budget, and by side."""
+    found: dict[tuple[str, int, float], dict[str, list[Run]]] = {}
+    for run in runs:
+        if run["test"]:
+            key = (run["property"], run["train"], run["budget"])
+            found.setdefault(key, {}).setdefault(run["name"], []).append(run)
+    return found
+
+
+def unit_of(name: str) -> tuple[str, float]:
+    """The unit that errors are given in, and how many of it are one of the property's."""
+    unit = PROPERTIES[name].unit
+    return (THOUSANDTHS[unit], 1e3) if unit in THOUSANDTHS else (unit, 1.0)
+
+
+def report(runs: list[Run]) -> str:
+    """A table, as Markdown: mean absolute errors on the test molecules, the mean of the seeds and each."""
+    lines = [
+        "| property | trained on | side | learning rate | steps | MAE | each seed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (name, train, budget), sides in groups(runs).items():
+        unit, factor = unit_of(name)
+        for side, of_side in sides.items():
+            errors = [factor * run["scale"] * mean(run["curve"][-1]["test"]) for run in of_side]
+            steps = mean(run["curve"][-1]["steps"] for run in of_side)
+            cells = [f"{name} / {unit}", f"{train}, {budget:.0f} s", side, f"{of_side[0]['lr']:g}", f"{steps:.0f}"]
+            cells += [f"{mean(errors):.3g}", ", ".join(f"{one:.3g}" for one in errors)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(runs: list[Run], path: Path) -> None:
+    """Errors on the validation molecules over the processor time, the mean of the seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = groups(runs)
+    figure, all_axes = plt.subplots(
+        1, max(len(found), 1), figsize=(4.2 * max(len(found), 1), 3.6), layout="constrained", squeeze=False
+    )
+    for axes, ((name, train, _), sides) in zip(all_axes[0], found.items(), strict=False):
+        unit, factor = unit_of(name)
+        for side, of_side in sides.items():
+            curves = list(zip(*(run["curve"] for run in of_side), strict=True))
+            times = [mean(point["seconds"] for point in points) for points in curves]
+            errors = [
+                factor * of_side[0]["scale"] * mean(mean(point["valid"]) for point in points) for points in curves
+            ]
+            axes.semilogy(times, errors, "o-", markersize=3, label=side)
+        axes.set(title=f"{name}, {train} molecules", xlabel="processor time / s", ylabel=f"validation MAE / {unit}")
+        axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

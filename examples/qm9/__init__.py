@@ -1,0 +1,1 @@
+"""Properties of the molecules of QM9, learned from their geometries."""

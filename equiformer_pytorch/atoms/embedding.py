@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,10 +25,22 @@ def read_inputs(atoms: Atoms, inputs: Mapping[str, Input]) -> dict[str, Tensor]:
     Raises:
         ValueError: it is no number, or not one for each atom.
     """
+    said = {name: atoms.info.get(name, atoms.arrays.get(name)) for name in inputs}
+    return as_inputs({name: value for name, value in said.items() if value is not None}, inputs, len(atoms))
+
+
+def as_inputs(given: Mapping[str, Any], inputs: Mapping[str, Input], atoms: int) -> dict[str, Tensor]:
+    """All inputs of one structure, () or (atoms,): those that are given by name, and the defaults of the others.
+
+    Raises:
+        ValueError: there is no such input, it is no number, or not one for each atom.
+    """
+    unknown = sorted(set(given).difference(inputs))
+    if unknown:
+        raise ValueError(f"inputs has {unknown}, the potential takes {sorted(inputs)}")
     found = {}
     for name, each in inputs.items():
-        shape = (len(atoms),) if each.per == "atom" else ()
-        value = atoms.info.get(name, atoms.arrays.get(name, each.default))
+        shape, value = (atoms,) if each.per == "atom" else (), given.get(name, each.default)
         try:
             array = np.asarray(value, dtype=np.float64)
         except (TypeError, ValueError) as error:

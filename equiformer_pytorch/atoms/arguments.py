@@ -9,6 +9,7 @@ from typing import Any
 from equiformer_pytorch.atoms.embedding import check_input
 from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.arguments import as_config
+from equiformer_pytorch.base.elements import atomic_numbers, different
 from equiformer_pytorch.base.potential import Input, Target
 
 ALWAYS = ("energy", "forces", "stress")
@@ -21,7 +22,7 @@ class PotentialArguments:
     """The arguments of :class:`EquiformerPotential`, checked as far as its network does not."""
 
     _: KW_ONLY
-    species: Sequence[int]
+    species: Sequence[int | str]
     cutoff: float = 5.0
     max_neighbors: int | None = None
     dim: int | Sequence[int] = 64
@@ -37,6 +38,7 @@ class PotentialArguments:
     inputs: Mapping[str, Input | Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
+        different("species", self.elements)
         checks.check_number("cutoff", self.cutoff, 0, whole=False, exclusive=True)
         checks.check_number("max_neighbors", self.max_neighbors, 1)
         for name, target in self.all_targets.items():
@@ -54,6 +56,11 @@ class PotentialArguments:
             check_input(name, given)
 
     @property
+    def elements(self) -> list[int]:
+        """The species as atomic numbers."""
+        return atomic_numbers("species", self.species)
+
+    @property
     def all_targets(self) -> dict[str, Target]:
         """By name."""
         given = (self.targets or {}).items()
@@ -68,6 +75,6 @@ class PotentialArguments:
     @property
     def config(self) -> dict[str, Any]:
         """As plain values; without inputs as 1.2 had it."""
-        plain = as_config(self) | {"species": [int(number) for number in self.species], "cutoff": float(self.cutoff)}
+        plain = as_config(self) | {"species": self.elements, "cutoff": float(self.cutoff)}
         plain |= {"targets": as_config(self.all_targets), "inputs": as_config(self.all_inputs)}
         return plain if self.inputs else {name: value for name, value in plain.items() if name != "inputs"}

@@ -43,7 +43,7 @@ class EquiformerPotential(Potential):
     differentiated again, for training on them.
 
     Args:
-        species: the atomic numbers that may occur.
+        species: the elements that may occur, by atomic number or symbol: ``["H", "O"]``.
         cutoff: in Å; energy and forces are continuous as an atom crosses it.
         max_neighbors: keep only so many nearest atoms within the cutoff. Then energies jump where neighbours swap
             places: leave it out for dynamics.

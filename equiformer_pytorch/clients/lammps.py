@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from equiformer_pytorch.atoms.evaluator import Evaluator, Frame, Source
+from equiformer_pytorch.base.elements import atomic_numbers
 from equiformer_pytorch.clients.units import KCAL_PER_MOL, Units
 
 UNITS = {"metal": Units(energy=1.0, length=1.0), "real": Units(energy=KCAL_PER_MOL, length=1.0)}
@@ -19,7 +20,7 @@ FIX = "equiformer"
 def connect(
     lammps: Any,
     potential: Source,
-    elements: Sequence[int],
+    elements: Sequence[int | str],
     *,
     skin: float = 0.5,
     device: torch.device | str = "cpu",
@@ -38,7 +39,7 @@ def connect(
     Args:
         lammps: the ``lammps.lammps`` of a simulation in one process, with its box, in units ``metal`` or ``real``.
         potential: of any kind, which is copied and stays as it is; or a file of one.
-        elements: the atomic number of each type of atoms, of 1, 2, ….
+        elements: of each type of atoms, of 1, 2, …, by atomic number or symbol.
         skin, device, dtype: as of :class:`~equiformer_pytorch.atoms.EquiformerCalculator`. float64 for dynamics that
             conserve energy.
         inputs: what the potential takes beside, of the structure, by name, e.g. ``{"charge": -1}``.
@@ -56,9 +57,9 @@ def connect(
         raise ValueError(f"lammps must have units {' or '.join(UNITS)}, got {units}")
     if processes != 1:
         raise ValueError(f"lammps must be one process, since a potential sees all atoms; got {processes}")
-    numbers = np.asarray(elements)
-    if numbers.shape != (types,) or numbers.dtype.kind not in "iu":
-        raise ValueError(f"elements must be an atomic number for each of {types} types, got {elements!r}")
+    numbers = np.array(atomic_numbers("elements", elements))
+    if numbers.shape != (types,):
+        raise ValueError(f"elements must be one for each of the {types} types, got {elements!r}")
     evaluator = Evaluator(potential, skin=skin, device=device, dtype=dtype)
     evaluator.check(numbers.tolist(), inputs or {})
     stress = "stress" in evaluator.potential.gives

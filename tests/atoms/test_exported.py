@@ -15,6 +15,7 @@ from torch import Tensor
 
 from equiformer_pytorch.atoms import Input, Potential, export_potential
 from equiformer_pytorch.atoms.exported import FIELDS
+from examples.exported import write
 from tests.atoms import potentials
 from tests.atoms.kinds import KINDS, build, relative, structures
 from tests.atoms.test_door import batch_of, shuffled
@@ -139,3 +140,27 @@ def test_float32_stays() -> None:
     assert found["charges"].dtype == torch.float32
     assert found["energy"].dtype == torch.float64
     assert relative(found["forces"], exact["forces"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_example(tmp_path: Path) -> None:
+    """Written by one program, run by one that knows nothing of this package."""
+    ase_io, ase = pytest.importorskip("ase.io"), pytest.importorskip("ase")
+    model = build("own")
+    model.save(tmp_path / "potential.pt")
+    frames = [
+        ase.Atoms(each["atomic_numbers"].numpy(), each["pos"].numpy(), cell=each["cell"][0].numpy(), pbc=True)
+        for each in structures()
+    ]
+    ase_io.write(tmp_path / "frames.traj", frames)
+    script = Path(__file__).resolve().parents[2] / "examples" / "exported" / "run.py"
+    write.main([str(tmp_path / "potential.pt"), str(tmp_path / "program.pt2"), "--double"])
+    run = (
+        "import sys, runpy; sys.modules['equiformer_pytorch'] = None;"
+        f"runpy.run_path({str(script)!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", run, "program.pt2", "frames.traj"]
+    told = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout.splitlines()
+    exact = model.evaluate(batch_of(structures()))
+    assert [float(line.split()[2]) for line in told] == pytest.approx(exact["energy"].tolist(), abs=1e-8)
+    assert float(told[0].split()[6]) == pytest.approx(exact["forces"][:3].norm(dim=1).max().item(), abs=1e-6)

@@ -51,7 +51,7 @@ class PotentialArguments:
             if target.per not in ("atom", "structure"):
                 raise ValueError(f"targets[{name!r}] must be per 'atom' or 'structure', got {target.per!r}")
         for name, given in self.all_inputs.items():
-            if name in (*INPUTS, *ALWAYS):
+            if name in (*INPUTS, *ALWAYS, *self.all_targets):
                 raise ValueError(f"inputs: {name} means something else")
             check_input(name, given)
 

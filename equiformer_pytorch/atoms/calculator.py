@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiformer_pytorch.atoms.embedding import read_inputs
+from equiformer_pytorch.atoms.embedding import ignored_inputs, read_inputs
 from equiformer_pytorch.atoms.evaluator import Evaluator, Frame, KeptNeighbours, Source
 from equiformer_pytorch.atoms.second_derivatives import hessian
 from equiformer_pytorch.base.potential import Potential
 
-# What energies depend on, where it is not one of these, whether or not a model takes it.
-NEUTRAL = {"charge": (0,), "spin": (0, 1)}
 # What a committee says beside its mean: the standard deviation over its members, of this name's beginning.
 STD = "_std"
 # What is computed with every energy once it was asked for: many programs ask for the energy first, then for the forces.
@@ -134,10 +132,9 @@ class EquiformerCalculator(Calculator):
 
     def _warn_of_what_is_ignored(self, atoms: Atoms) -> None:
         """Of a charge or spin that not all members take; once."""
-        for name, neutral in NEUTRAL.items():
-            value = atoms.info.get(name)
-            taken = all(name in member.inputs for member in self.members)
-            if value is not None and value not in neutral and not taken and not self._warned:
+        taken = frozenset.intersection(*(frozenset(member.inputs) for member in self.members))
+        for name, value in ignored_inputs(atoms, taken).items():
+            if not self._warned:
                 warnings.warn(f"atoms.info has {name} = {value}, which the potential does not take", stacklevel=2)
                 self._warned = True
 

@@ -28,9 +28,9 @@ TAKEN = frozenset({*NAMES, "atomic_numbers", "pos", "cell", "pbc", "batch", "edg
 # The ending of targets that are parts of one matrix.
 STEM = re.compile(r"_[02]$")
 LIKE = {
-    "energy": re.compile(r"energ|e_?tot|toten", re.IGNORECASE),
-    "forces": re.compile(r"force|gradient", re.IGNORECASE),
-    "stress": re.compile(r"stress|virial", re.IGNORECASE),
+    "energy": re.compile(r"energ|e_?tot|toten|^e$|^e_|^u_?0?$", re.IGNORECASE),
+    "forces": re.compile(r"force|grad|^f$|^f_", re.IGNORECASE),
+    "stress": re.compile(r"stress|virial|^sigma|pressure_?tensor", re.IGNORECASE),
 }
 # What ASE's calculators leave beside a label, which says nothing new.
 COMPANIONS = {"energy": {"free_energy", "energies"}, "forces": set(), "stress": {"stresses", "virials_per_atom"}}
@@ -42,7 +42,8 @@ class LabelReader:
 
     Args:
         keys: the name in the file of `energy`, `forces`, `stress`, `virial`, a target or an input, where it is another.
-            A stress that is read from a field with "virial" in its name is taken for a virial.
+            A stress that is read from a field with "virial" in its name is taken for a virial, and forces from one with
+            "grad" for the derivative of the energy, −F.
         targets: further labels by name, as :class:`EquiformerPotential` takes them. Structures without get zeros, and
             ``has_NAME`` says so. A symmetric 3×3 matrix (nine numbers, or six) read as a target of degree 0 or 2 gives
             its isotropic or its traceless part, see :mod:`equiformer_pytorch.atoms.tensors`; it may stand under the
@@ -204,7 +205,7 @@ def _label(label: str, name: str, value: Any, atoms: Atoms) -> np.ndarray:
         array = array[0]
     if array.shape != shape:
         raise ValueError(f"{name}: shape {array.shape}, wanted {shape}")
-    return np.asarray(array)
+    return -array if label == "forces" and "grad" in name.lower() else np.asarray(array)
 
 
 def _stress_of_virial(name: str, value: Any, atoms: Atoms) -> np.ndarray:

@@ -43,12 +43,11 @@ def different(name: str, numbers: list[int]) -> list[int]:
 
 
 def _atomic_number(name: str, element: Any) -> int:
-    number = NUMBERS.get(element, 0) if isinstance(element, str) else None
-    if number is None:
-        try:
-            number = 0 if isinstance(element, bool) else operator.index(element)
-        except TypeError:
-            number = 0
+    try:
+        known = NUMBERS.get(element, 0) if isinstance(element, str) else operator.index(element)
+        number = 0 if isinstance(element, bool) else known
+    except TypeError:
+        number = 0
     if not 1 <= number < len(SYMBOLS):
         raise ValueError(f"{name} must be {WANTED}, got {element!r}")
     return number

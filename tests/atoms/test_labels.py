@@ -56,7 +56,7 @@ def water(energy: str, forces: str) -> Atoms:
     ("energy", "forces"),
     [
         *[("REF_energy", "REF_forces"), ("dft_energy", "dft_force"), ("Energy", "Forces"), ("E", "F")],
-        *[("free_energy", "force"), ("total_energy", "gradients"), ("mace-energy", "mace_forces")],
+        *[("free_energy", "force"), ("total_energy", "f_total"), ("mace-energy", "mace_forces")],
     ],
 )
 @pytest.mark.parametrize("suffix", ["xyz", "db"])
@@ -140,6 +140,31 @@ def test_the_sign_of_a_virial(tmp_path: Path) -> None:
     atoms = crystal(virial=np.diag([-4.3904, 0.0, 0.0]))
     stress = load_structures(saved(tmp_path, atoms), CUTOFF)[0]["stress"]
     np.testing.assert_allclose(stress, np.diag([0.1, 0, 0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gradient", "REF_gradients", "dft_grad"])
+def test_a_gradient_is_minus_the_forces(tmp_path: Path, name: str) -> None:
+    atoms = molecule("H2O")
+    atoms.arrays[name] = np.arange(9.0).reshape(3, 3)
+    path = saved(tmp_path, atoms)
+    with pytest.warns(UserWarning, match=f'keys={{"forces": "{name}"}}'):
+        load_structures(path, CUTOFF)
+    forces = load_structures(path, CUTOFF, keys={"forces": name})[0]["forces"]
+    assert torch.equal(forces, -torch.arange(9.0).reshape(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("E", -1.0), ("U0", -1.0), ("e_dft", -1.0), ("F", "forces"), ("f_ref", "forces"), ("sigma", "stress")],
+)
+def test_short_names_are_said_too(tmp_path: Path, name: str, value: Any) -> None:
+    atoms = bulk("Al", cubic=True)
+    if value == "forces":
+        atoms.arrays[name] = np.ones((4, 3))
+    else:
+        atoms.info[name] = np.arange(9.0) if value == "stress" else value
+    with pytest.warns(UserWarning, match=rf"nothing reads {name} \(in 1 of 1 records\)"):
+        load_structures(saved(tmp_path, atoms), CUTOFF)
 
 
 def test_a_stress_goes_before_a_virial(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def frequencies(calculator, folder: Path) -> np.ndarray:
     phonons = Phonons(bulk("Al", a=4.0), calculator, supercell=(3, 3, 3), delta=0.02, name=str(folder / "phonons"))
     phonons.run()
     phonons.read(acoustic=True)
-    return phonons.band_structure([(0, 0, 0), (0.25, 0, 0.25), (0.5, 0, 0.5)])
+    return np.asarray(phonons.band_structure([(0, 0, 0), (0.25, 0, 0.25), (0.5, 0, 0.5)]))
 
 
 def test_phonons(tmp_path: Path) -> None:

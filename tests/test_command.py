@@ -312,6 +312,64 @@ def test_targets_of_a_potential_that_is_there(tmp_path: Path, capsys: pytest.Cap
     assert train(tmp_path, "--train", file, "--checkpoint", start, "--keys", "dipole=mu", "charges=q") == 0
 
 
+# ---- what energies depend on beside the geometry
+
+
+def charged(count: int) -> list[Atoms]:
+    """Water whose energy is its charge, under another name."""
+    frames = []
+    for seed in range(count):
+        atoms = molecule("H2O")
+        atoms.rattle(0.05, seed=seed)
+        atoms.info["q"] = seed % 3 - 1
+        atoms.calc = SinglePointCalculator(atoms, energy=5.0 * (seed % 3), forces=np.zeros((3, 3)))
+        frames.append(atoms)
+    return frames
+
+
+@pytest.mark.slow
+def test_inputs_are_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = saved(tmp_path / "all.xyz", charged(24))
+    given = ("--train", file, "--keys", "charge=q")
+    assert train(tmp_path, *given, "--inputs", "charge=-2..2", "field=any:atom", "--lr=0.03", steps=200) == 0
+    potential = tmp_path / "runs" / "potential" / "potential.pt"
+    calculator = EquiformerCalculator(potential)
+    energies = []
+    for charge in (-1, 0, 1):
+        atoms = molecule("H2O")
+        atoms.info["charge"] = charge
+        energies.append(calculator.get_potential_energy(atoms))
+    assert np.diff(energies) == pytest.approx([5, 5], abs=1)
+    assert call("evaluate", potential, file, "--keys", "charge=q", "--out", tmp_path / "with") == 0
+    assert call("evaluate", potential, file, "--out", tmp_path / "without") == 0
+    errors = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("with", "without")]
+    with_charge, without = (found["all"]["all"]["energy"]["mae"] for found in errors)
+    assert without > 3 * with_charge
+    assert train(tmp_path, *given, "--checkpoint", potential) == 0
+    assert train(tmp_path, *given, "--checkpoint", potential, "--inputs", "charge=0..1") == 2
+    capsys.readouterr()
+    assert call("info", potential) == 0
+    told = capsys.readouterr().out
+    assert "charge (-2 … 2 per structure, 0 by default), field (any number per atom, 0 by default)" in told
+
+
+def test_inputs_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = charged(4)
+    for atoms in frames:
+        atoms.info["charge"] = atoms.info.pop("q")
+    file = saved(tmp_path / "all.xyz", frames)
+    for given, words in (
+        ("charge=1", "--inputs charge=1 is not NAME=LEAST..MOST"),
+        ("charge=2..-2", "least ≤ most"),
+        ("charge=0..1", "record 0: charge: -1, wanted whole numbers in 0 … 1"),
+        ("pos=any", "inputs must have names of their own"),
+    ):
+        assert train(tmp_path, "--train", file, "--inputs", given) == 2
+        assert words in capsys.readouterr().err
+    assert train(tmp_path, "--train", file, "--valid", "0.3", steps=1) == 0
+    assert "no input takes charge (in 3 of 4 records)" in capsys.readouterr().out
+
+
 # ---- data sets larger than memory
 
 

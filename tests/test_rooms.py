@@ -10,7 +10,8 @@ import equiformer_pytorch
 
 PACKAGE = Path(equiformer_pytorch.__file__).parent
 NAME = "equiformer_pytorch"
-ROOMS = ("base", "so3", "graph", "ops", "layers", "inputs", "published", "models", "atoms", "training", "cli")
+WORK = ("base", "so3", "graph", "ops", "layers", "inputs", "published", "models", "atoms")
+ROOMS = (*WORK, "clients", "training", "cli")
 # Doors at the top: what they may look into is what is below the room that they open.
 DOORS = {
     "__init__": "cli",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from equiformer_pytorch.atoms.batches import element_energies, gives_stress, predict, refit_references
     from equiformer_pytorch.atoms.calculator import EquiformerCalculator
     from equiformer_pytorch.atoms.dataset import StructureDataset, collate_structures, load_structures
+    from equiformer_pytorch.atoms.exported import export_potential
     from equiformer_pytorch.atoms.load import load_potential
     from equiformer_pytorch.atoms.second_derivatives import hessian
 
@@ -23,6 +24,7 @@ __all__ = [
     "Target",
     "collate_structures",
     "element_energies",
+    "export_potential",
     "gives_stress",
     "hessian",
     "load_potential",
@@ -38,6 +40,7 @@ _LATER = {
     "StructureDataset": "dataset",
     "collate_structures": "dataset",
     "element_energies": "batches",
+    "export_potential": "exported",
     "gives_stress": "batches",
     "hessian": "second_derivatives",
     "load_potential": "load",

@@ -9,6 +9,7 @@ from typing import Any
 from equiformer_pytorch.atoms.embedding import check_input
 from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.arguments import as_config
+from equiformer_pytorch.base.elements import atomic_numbers, different
 from equiformer_pytorch.base.potential import Input, Target
 
 ALWAYS = ("energy", "forces", "stress")
@@ -21,7 +22,7 @@ class PotentialArguments:
     """The arguments of :class:`EquiformerPotential`, checked as far as its network does not."""
 
     _: KW_ONLY
-    species: Sequence[int]
+    species: Sequence[int | str]
     cutoff: float = 5.0
     max_neighbors: int | None = None
     dim: int | Sequence[int] = 64
@@ -38,6 +39,7 @@ class PotentialArguments:
     inputs: Mapping[str, Input | Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
+        different("species", self.elements)
         checks.check_number("cutoff", self.cutoff, 0, whole=False, exclusive=True)
         checks.check_number("max_neighbors", self.max_neighbors, 1)
         for name, target in self.all_targets.items():
@@ -50,9 +52,14 @@ class PotentialArguments:
             if target.per not in ("atom", "structure"):
                 raise ValueError(f"targets[{name!r}] must be per 'atom' or 'structure', got {target.per!r}")
         for name, given in self.all_inputs.items():
-            if name in (*INPUTS, *ALWAYS):
+            if name in (*INPUTS, *ALWAYS, *self.all_targets):
                 raise ValueError(f"inputs: {name} means something else")
             check_input(name, given)
+
+    @property
+    def elements(self) -> list[int]:
+        """The species as atomic numbers."""
+        return atomic_numbers("species", self.species)
 
     @property
     def all_targets(self) -> dict[str, Target]:
@@ -69,6 +76,6 @@ class PotentialArguments:
     @property
     def config(self) -> dict[str, Any]:
         """As plain values; without inputs as 1.2 had it."""
-        plain = as_config(self) | {"species": [int(number) for number in self.species], "cutoff": float(self.cutoff)}
+        plain = as_config(self) | {"species": self.elements, "cutoff": float(self.cutoff)}
         plain |= {"targets": as_config(self.all_targets), "inputs": as_config(self.all_inputs)}
         return plain if self.inputs else {name: value for name, value in plain.items() if name != "inputs"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,17 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiformer_pytorch.atoms.embedding import read_inputs
-from equiformer_pytorch.atoms.load import load_potential
+from equiformer_pytorch.atoms.embedding import ignored_inputs, read_inputs
+from equiformer_pytorch.atoms.evaluator import Evaluator, Frame, KeptNeighbours, Source
 from equiformer_pytorch.atoms.second_derivatives import hessian
 from equiformer_pytorch.base.potential import Potential
-from equiformer_pytorch.base.tracing import lasting_tensors
-from equiformer_pytorch.graph.periodic import radius_graph
 
-# What energies depend on, where it is not one of these, whether or not a model takes it.
-NEUTRAL = {"charge": (0,), "spin": (0, 1)}
 # What a committee says beside its mean: the standard deviation over its members, of this name's beginning.
 STD = "_std"
+# What is computed with every energy once it was asked for: many programs ask for the energy first, then for the forces.
+DERIVATIVES = frozenset(("forces", "stress", "stresses"))
 
 try:
     from ase import Atoms
@@ -30,8 +27,6 @@ try:
     from ase.stress import full_3x3_to_voigt_6_stress
 except ImportError as error:
     raise ImportError('the ASE calculator needs ase: pip install "equiformer-pytorch[atoms]"') from error
-
-Source = Potential | str | os.PathLike[str] | Mapping[str, Any]
 
 
 class EquiformerCalculator(Calculator):
@@ -65,15 +60,16 @@ class EquiformerCalculator(Calculator):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if skin < 0:
-            raise ValueError(f"skin must be at least 0, got {skin}")
         one = isinstance(potential, Potential | str | os.PathLike | Mapping)
         sources: list[Source] = [potential] if one else list(potential)
         if not sources:
             raise ValueError("potential is empty: a committee needs at least one member")
-        self.members = [_own(source).to(device=device, dtype=dtype).eval() for source in sources]
-        self.potential, self.device, self.skin = self.members[0], torch.device(device), float(skin)
-        self.targets = {}
+        self.neighbours = KeptNeighbours(skin, torch.device(device))
+        self.evaluators = [
+            Evaluator(source, device=device, dtype=dtype, neighbours=self.neighbours) for source in sources
+        ]
+        self.members = [evaluator.potential for evaluator in self.evaluators]
+        self.potential, self.targets = self.members[0], {}
         for name in frozenset.intersection(*(frozenset(member.targets) for member in self.members)):
             self.targets[name] = self.potential.targets[name]
             if any(member.targets[name] != self.targets[name] for member in self.members):
@@ -81,9 +77,8 @@ class EquiformerCalculator(Calculator):
         self.gives = frozenset.intersection(*(member.gives | member.parts for member in self.members))
         named = [*sorted(self.gives), "free_energy"]
         self.implemented_properties = named + [name + STD for name in named if len(self.members) > 1]
-        self.searches = 0
         self._warned = False
-        self._kept: dict[tuple[float, int | None, bool], tuple[Atoms, Tensor, Tensor]] = {}
+        self._along: set[str] = set()
 
     def calculate(
         self,
@@ -98,13 +93,16 @@ class EquiformerCalculator(Calculator):
             raise ValueError("atoms is missing: there is nothing to calculate")
         self._warn_of_what_is_ignored(atoms)
         wanted = {name.removesuffix(STD) for name in properties}
-        forces = not wanted.isdisjoint(("forces", "stress", "stresses"))
-        stress = forces and "stress" in self.gives and bool(atoms.cell.rank == 3)  # it is per volume
+        wanted |= self._along
+        self._along |= wanted & DERIVATIVES
+        forces = not wanted.isdisjoint(DERIVATIVES)
+        frame = frame_of(atoms)
+        stress = forces and "stress" in self.gives and frame.has_volume
         per_atom = not wanted.isdisjoint(("energies", "stresses"))
         found = []
-        for member in self.members:
-            with torch.no_grad():
-                out = member.evaluate(self._structure(member, atoms), forces=forces, stress=stress, per_atom=per_atom)
+        for evaluator in self.evaluators:
+            inputs = read_inputs(atoms, evaluator.potential.inputs)
+            out = evaluator(frame, forces=forces, stress=stress, per_atom=per_atom, inputs=inputs)
             found.append({name: self._as_ase_has_it(name, x) for name, x in out.items() if name in self.gives})
         common = set.intersection(*(set(out) for out in found))
         of_members = {name: np.stack([out[name] for out in found]) for name in common}
@@ -126,15 +124,17 @@ class EquiformerCalculator(Calculator):
     def get_hessian(self, atoms: Atoms) -> np.ndarray:
         """Second derivatives of the energy (atoms, 3, atoms, 3) in eV/Å², exact, as ``ase.vibrations.VibrationsData``
         takes them."""
-        found = [hessian(member, self._structure(member, atoms)) for member in self.members]
+        frame, found = frame_of(atoms), []
+        for evaluator in self.evaluators:
+            inputs = read_inputs(atoms, evaluator.potential.inputs)
+            found.append(hessian(evaluator.potential, evaluator.structure(frame, inputs)))
         return torch.stack(found).mean(0).numpy()
 
     def _warn_of_what_is_ignored(self, atoms: Atoms) -> None:
         """Of a charge or spin that not all members take; once."""
-        for name, neutral in NEUTRAL.items():
-            value = atoms.info.get(name)
-            taken = all(name in member.inputs for member in self.members)
-            if value is not None and value not in neutral and not taken and not self._warned:
+        taken = frozenset.intersection(*(frozenset(member.inputs) for member in self.members))
+        for name, value in ignored_inputs(atoms, taken).items():
+            if not self._warned:
                 warnings.warn(f"atoms.info has {name} = {value}, which the potential does not take", stacklevel=2)
                 self._warned = True
 
@@ -145,50 +145,10 @@ class EquiformerCalculator(Calculator):
         found = np.asarray(found[0]) if of_structure else found
         return full_3x3_to_voigt_6_stress(found) if name in ("stress", "stresses") else found
 
-    def _structure(self, member: Potential, atoms: Atoms) -> dict[str, Tensor]:
-        """A batch of one, with neighbours that are kept."""
-        edge_index, cell_offsets = self._neighbours(member, atoms)
-        inputs = {name: x.reshape(-1).to(self.device) for name, x in read_inputs(atoms, member.inputs).items()}
-        return {
-            **inputs,
-            "atomic_numbers": torch.as_tensor(atoms.numbers, dtype=torch.long, device=self.device),
-            "pos": torch.as_tensor(atoms.positions, dtype=torch.float64, device=self.device),
-            "cell": torch.as_tensor(atoms.cell.array, dtype=torch.float64, device=self.device)[None],
-            "edge_index": edge_index,
-            "cell_offsets": cell_offsets,
-        }
 
-    def _neighbours(self, member: Potential, atoms: Atoms) -> tuple[Tensor, Tensor]:
-        """Within cutoff + skin; those of before, where they still hold all that are within the cutoff."""
-        kind = (member.cutoff, member.max_neighbors, member.use_pbc)
-        skin = self.skin if member.max_neighbors is None else 0.0
-        if kind in self._kept:
-            before, edge_index, cell_offsets = self._kept[kind]
-            same = (
-                np.array_equal(before.numbers, atoms.numbers)
-                and np.array_equal(before.pbc, atoms.pbc)
-                and np.array_equal(before.cell.array, atoms.cell.array)
-            )
-            if same:
-                moved = np.linalg.norm(atoms.positions - before.positions, axis=1).max(initial=0.0)
-                if moved < skin / 2 or moved == 0:
-                    return edge_index, cell_offsets
-        edge_index, cell_offsets = radius_graph(
-            torch.as_tensor(atoms.positions, device="cpu"),
-            member.cutoff + skin,
-            cell=torch.as_tensor(atoms.cell.array, device="cpu")[None],
-            pbc=torch.as_tensor(atoms.pbc & member.use_pbc, device="cpu")[None],
-            max_neighbors=member.max_neighbors,
-        )
-        self.searches += 1
-        self._kept[kind] = (atoms.copy(), edge_index.to(self.device), cell_offsets.to(self.device))
-        return self._kept[kind][1:]
-
-
-@lasting_tensors()
-def _own(source: Source) -> Potential:
-    """A copy of a potential, or that of a file."""
-    return copy.deepcopy(source) if isinstance(source, Potential) else load_potential(source)
+def frame_of(atoms: Atoms) -> Frame:
+    """Where ASE atoms are."""
+    return Frame(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
 
 
 def _number(x: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,15 @@ from equiformer_pytorch.inputs.structures import Structures
 if TYPE_CHECKING:
     from ase import Atoms
 
+# What energies depend on, where it is not one of these, whether or not a model takes it.
+NEUTRAL = {"charge": (0,), "spin": (0, 1)}
+
+
+def ignored_inputs(atoms: Atoms, taken: Iterable[str]) -> dict[str, Any]:
+    """What ASE atoms say in ``info`` of their charge and spin, where it is not neutral and not taken."""
+    found = {name: atoms.info.get(name) for name in NEUTRAL if name not in taken}
+    return {name: value for name, value in found.items() if value is not None and value not in NEUTRAL[name]}
+
 
 def read_inputs(atoms: Atoms, inputs: Mapping[str, Input]) -> dict[str, Tensor]:
     """What ASE atoms say of each input in ``info`` or ``arrays`` by its name, () or (atoms,); else its default.
@@ -25,19 +34,39 @@ def read_inputs(atoms: Atoms, inputs: Mapping[str, Input]) -> dict[str, Tensor]:
     Raises:
         ValueError: it is no number, or not one for each atom.
     """
-    found = {}
-    for name, each in inputs.items():
-        shape = (len(atoms),) if each.per == "atom" else ()
-        value = atoms.info.get(name, atoms.arrays.get(name, each.default))
-        try:
-            array = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} must be a number, got {value!r}") from error
-        if array.shape not in (shape, (1,) if each.per == "structure" else ()):
-            raise ValueError(f"{name} must be one number for each {each.per}, got shape {array.shape}")
-        whole = np.broadcast_to(array if each.per == "atom" else array.reshape(()), shape)
-        found[name] = torch.tensor(whole, device="cpu")
-    return found
+    said = {name: atoms.info.get(name, atoms.arrays.get(name)) for name in inputs}
+    return as_inputs({name: value for name, value in said.items() if value is not None}, inputs, len(atoms))
+
+
+def as_inputs(given: Mapping[str, Any], inputs: Mapping[str, Input], atoms: int) -> dict[str, Tensor]:
+    """All inputs of one structure, () or (atoms,): those that are given by name, and the defaults of the others.
+
+    Raises:
+        ValueError: there is no such input, it is no number, or not one for each atom.
+    """
+    unknown = sorted(set(given).difference(inputs))
+    if unknown:
+        raise ValueError(f"inputs has {unknown}, the potential takes {sorted(inputs)}")
+    return {
+        name: torch.tensor(as_input(name, given.get(name, each.default), each, atoms), device="cpu")
+        for name, each in inputs.items()
+    }
+
+
+def as_input(name: str, value: Any, given: Input, atoms: int) -> np.ndarray:
+    """One input of a structure as float64, () or (atoms,).
+
+    Raises:
+        ValueError: it is no number, or not one for each atom.
+    """
+    shape = (atoms,) if given.per == "atom" else ()
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a number, got {value!r}") from error
+    if array.shape not in (shape, (1,) if given.per == "structure" else ()):
+        raise ValueError(f"{name} must be one number for each {given.per}, got shape {array.shape}")
+    return np.broadcast_to(array if given.per == "atom" else array.reshape(()), shape)
 
 
 def check_input(name: str, given: Input) -> None:

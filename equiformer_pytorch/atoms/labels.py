@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equiformer_pytorch.atoms.embedding import as_input, check_input, ignored_inputs
 from equiformer_pytorch.atoms.tensors import isotropic_part, traceless_part
+from equiformer_pytorch.base.potential import Input, Target
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from equiformer_pytorch.atoms.potential import Target
 
 LABELS = ("energy", "forces", "stress")
 # Where these are looked for unless the caller says otherwise; a virial only where there is no stress.
@@ -28,9 +28,9 @@ TAKEN = frozenset({*NAMES, "atomic_numbers", "pos", "cell", "pbc", "batch", "edg
 # The ending of targets that are parts of one matrix.
 STEM = re.compile(r"_[02]$")
 LIKE = {
-    "energy": re.compile(r"energ|e_?tot|toten", re.IGNORECASE),
-    "forces": re.compile(r"force|gradient", re.IGNORECASE),
-    "stress": re.compile(r"stress|virial", re.IGNORECASE),
+    "energy": re.compile(r"energ|e_?tot|toten|^e$|^e_|^u_?0?$", re.IGNORECASE),
+    "forces": re.compile(r"force|grad|^f$|^f_", re.IGNORECASE),
+    "stress": re.compile(r"stress|virial|^sigma|pressure_?tensor", re.IGNORECASE),
 }
 # What ASE's calculators leave beside a label, which says nothing new.
 COMPANIONS = {"energy": {"free_energy", "energies"}, "forces": set(), "stress": {"stresses", "virials_per_atom"}}
@@ -41,38 +41,53 @@ class LabelReader:
     """Reads the labels of structures, and remembers what looks like one and is not read.
 
     Args:
-        keys: the name in the file of `energy`, `forces`, `stress`, `virial` or a target, where it is another one.
-            A stress that is read from a field with "virial" in its name is taken for a virial.
+        keys: the name in the file of `energy`, `forces`, `stress`, `virial`, a target or an input, where it is another.
+            A stress that is read from a field with "virial" in its name is taken for a virial, and forces from one with
+            "grad" for the derivative of the energy, −F.
         targets: further labels by name, as :class:`EquiformerPotential` takes them. Structures without get zeros, and
             ``has_NAME`` says so. A symmetric 3×3 matrix (nine numbers, or six) read as a target of degree 0 or 2 gives
             its isotropic or its traceless part, see :mod:`equiformer_pytorch.atoms.tensors`; it may stand under the
             name of the target without its ending, `polarizability` for `polarizability_0` and `polarizability_2`.
+        inputs: what a potential takes beside species, positions and cells, as :class:`EquiformerPotential` does, e.g.
+            ``{"charge": Input(least=-4, most=4)}``; defaults for structures that do not say.
 
     Raises:
-        ValueError: `keys` has a name that is neither, or `targets` one that is taken.
+        ValueError: `keys` has a name that is none of these, or `targets` or `inputs` one that is taken.
     """
 
-    def __init__(self, keys: Mapping[str, str] | None = None, targets: Mapping[str, Target] | None = None) -> None:
-        self.targets = dict(targets or {})
-        taken = sorted(TAKEN.intersection(self.targets))
-        if taken:
-            raise ValueError(f"targets must have names of their own, got {taken}")
+    def __init__(
+        self,
+        keys: Mapping[str, str] | None = None,
+        targets: Mapping[str, Target] | None = None,
+        inputs: Mapping[str, Input] | None = None,
+    ) -> None:
+        self.targets, self.inputs = dict(targets or {}), dict(inputs or {})
+        for argument, given, others in (("targets", self.targets, self.inputs), ("inputs", self.inputs, {})):
+            taken = sorted({*TAKEN, *others}.intersection(given))
+            if taken:
+                raise ValueError(f"{argument} must have names of their own, got {taken}")
+        for name, each in self.inputs.items():
+            check_input(name, each)
         self.keys = dict(keys or {})
-        unknown = sorted(self.keys.keys() - {*NAMES, *self.targets})
+        known = {*NAMES, *self.targets, *self.inputs}
+        unknown = sorted(self.keys.keys() - known)
         if unknown:
-            raise ValueError(f"keys must be of {sorted({*NAMES, *self.targets})}, got {unknown}")
+            raise ValueError(f"keys must be of {sorted(known)}, got {unknown}")
         self.names = {
             label: (self.keys[label],) if label in self.keys else NAMES.get(label, (label, STEM.sub("", label)))
-            for label in (*NAMES, *self.targets)
+            for label in (*NAMES, *self.targets, *self.inputs)
         }
         self.records = 0
         self.found: Counter[str] = Counter()
         """How many records had each label."""
         self.passed_over: Counter[tuple[str, str]] = Counter()
         """Kind and name of fields that look like labels, by the number of records that have them."""
+        self.ignored: Counter[str] = Counter()
+        """Charge and spin that are not neutral and not read, by the number of records that have them."""
 
     def read(self, atoms: Atoms) -> dict[str, np.ndarray]:
-        """Labels by name: `energy` (), `forces` (n, 3), `stress` (3, 3), targets with their first axis atoms or one.
+        """Labels by name: `energy` (), `forces` (n, 3), `stress` (3, 3), targets with their first axis atoms or one;
+        and inputs, () or (n,).
 
         Raises:
             ValueError: a label has a wrong shape, or is no number; the message names it.
@@ -89,8 +104,14 @@ class LabelReader:
             labels["stress"] = _stress_of_virial(name, fields[name], atoms)
         for target in self.targets:
             labels |= self._target(target, fields, len(atoms), used)
+        for name, each in self.inputs.items():
+            field = self._name(name, fields)
+            used.add(field or name)
+            labels[name] = self._input(field or name, fields.get(field or name, each.default), each, len(atoms))
         self.records += 1
         self.found.update(name for name in labels if name in LABELS or (name in self.targets and labels[f"has_{name}"]))
+        self.found.update(name for name in self.inputs if self._name(name, fields) is not None)
+        self.ignored.update(name for name in ignored_inputs(atoms, self.inputs) if name not in used)
         self._note(fields, used, labels, len(atoms))
         return labels
 
@@ -118,6 +139,16 @@ class LabelReader:
             raise ValueError(f"{field}: shape {value.shape}, wanted {wanted} for the target {name}")
         return {name: value.reshape(shape), f"has_{name}": np.array(True)}
 
+    @staticmethod
+    def _input(name: str, value: Any, given: Input, atoms: int) -> np.ndarray:
+        """An input, in the range that the potential knows."""
+        found = as_input(name, value, given, atoms)
+        if given.least is not None and given.most is not None:
+            inside = (found >= given.least) & (found <= given.most) & (found == np.round(found))
+            if not inside.all():
+                raise ValueError(f"{name}: {value}, wanted whole numbers in {given.least} … {given.most}")
+        return found
+
     def _note(self, fields: Mapping[str, Any], used: set[str], labels: Mapping[str, Any], atoms: int) -> None:
         """Fields that look like labels and were not read."""
         for name, value in fields.items():
@@ -143,6 +174,10 @@ class LabelReader:
                 chosen.setdefault("virial" if "virial" in name.lower() else kind, name)
             example = "keys={" + ", ".join(f'"{label}": "{name}"' for label, name in sorted(chosen.items())) + "}"
             parts.append(f"nothing reads {', '.join(unread)}; a label with another name is read by {example}")
+        if self.ignored:
+            named = [f"{name} (in {count} of {self.records} records)" for name, count in self.ignored.items()]
+            example = ", ".join(f'"{name}": Input(least=…, most=…)' for name in self.ignored)
+            parts.append(f"no input takes {', '.join(named)}; inputs={{{example}}} would")
         return "; ".join(parts) or None
 
 
@@ -170,7 +205,7 @@ def _label(label: str, name: str, value: Any, atoms: Atoms) -> np.ndarray:
         array = array[0]
     if array.shape != shape:
         raise ValueError(f"{name}: shape {array.shape}, wanted {shape}")
-    return np.asarray(array)
+    return -array if label == "forces" and "grad" in name.lower() else np.asarray(array)
 
 
 def _stress_of_virial(name: str, value: Any, atoms: Atoms) -> np.ndarray:

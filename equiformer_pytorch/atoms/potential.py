@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from equiformer_pytorch.atoms.arguments import ALWAYS, INPUTS, PotentialArguments
 from equiformer_pytorch.atoms.embedding import InputEmbeddings
 from equiformer_pytorch.atoms.heads import AtomicEnergies, Head
+from equiformer_pytorch.atoms.load import FAMILIES
 from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.arguments import takes
 from equiformer_pytorch.base.potential import HEAVIEST, Potential, Target
@@ -43,7 +44,7 @@ class EquiformerPotential(Potential):
     differentiated again, for training on them.
 
     Args:
-        species: the atomic numbers that may occur.
+        species: the elements that may occur, by atomic number or symbol: ``["H", "O"]``.
         cutoff: in Å; energy and forces are continuous as an atom crosses it.
         max_neighbors: keep only so many nearest atoms within the cutoff. Then energies jump where neighbours swap
             places: leave it out for dynamics.
@@ -259,10 +260,14 @@ class EquiformerPotential(Potential):
             ValueError: where `source` is not such a file.
         """
         content = read_saved(source)
+        named = content.get("model")
+        if isinstance(named, str) and named in FAMILIES and named != cls.family:
+            where = "source" if isinstance(source, Mapping) else os.fspath(source)
+            raise ValueError(f"{where} holds an {named}: load_potential loads any")
+        state = weights_of(content)
         if "config" not in content:
             held = sorted(map(str, content))
             raise ValueError(f"source must hold config and state_dict, as EquiformerPotential.save writes, got {held}")
-        state = weights_of(content)
         model = cls(**{"ff_include_htype_norms": False, **content["config"]})  # 1.1.0 wrote none and had none
         for floating in [tensor.dtype for name, tensor in state.items() if name.startswith("network.")][:1]:
             model.to(floating)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ class ExactConstants(nn.Module):
     """A module whose buffers are constants: they follow it between devices, but keep their dtype in every cast.
 
     Half-precision constants would cost accuracy for good: casting back does not restore them. On the meta device
-    tensors have no values; constants are made anew when the module leaves it, as by ``to_empty(device=…)``.
+    tensors have no values; constants are made anew when the module leaves it, as by ``to_empty(device=…)``, or when it
+    is given weights by ``load_state_dict(…, assign=True)``: on torch's default device then, where a part has none.
     """
 
     _builders: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]]
@@ -52,6 +53,27 @@ class ExactConstants(nn.Module):
                 raise RuntimeError(f"{name} has no values on the meta device, and nothing says how to make them anew")
         self.__dict__.pop("_casts", None)
         return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if not local_metadata.get("assign_to_params_buffers", False):
+            return
+        own = (x.device for x in state_dict.values() if isinstance(x, Tensor))
+        device = next(own, torch.get_default_device())
+        for name in self.__dict__.get("_builders", {}):
+            if self.get_buffer(name).is_meta and device.type != "meta":
+                setattr(self, name, self._built(name, device))
 
     def cast(self, name: str, dtype: torch.dtype) -> Tensor:
         """A constant in the dtype of a computation. It is converted once and kept, until the module moves; what is

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +20,37 @@ def exporting() -> bool:
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
-def number_from_data(value: Tensor) -> int:
-    """A count that is the value of a tensor; while exporting a symbol, said to be no less than zero."""
+# Whether what traces can trace derivatives.
+_DERIVATIVES: ContextVar[bool] = ContextVar("_DERIVATIVES", default=False)
+
+
+@contextmanager
+def tracing_with_derivatives() -> Iterator[None]:
+    """Within, :func:`exporting` holds for ``make_fx``, which can trace derivatives; ``torch.export`` cannot."""
+    compiler: Any = torch.compiler
+    before, token = (compiler._is_compiling_flag, compiler._is_exporting_flag), _DERIVATIVES.set(True)
+    compiler._is_compiling_flag = compiler._is_exporting_flag = True
+    try:
+        yield
+    finally:
+        compiler._is_compiling_flag, compiler._is_exporting_flag = before
+        _DERIVATIVES.reset(token)
+
+
+def check_derivative_can_be_traced() -> None:
+    """ValueError while ``torch.export`` traces."""
+    if exporting() and not _DERIVATIVES.get():
+        raise ValueError(
+            "forces and stress that are a gradient cannot be traced by torch.export:"
+            " equiformer_pytorch.atoms.export_potential can, or pass forces=False and stress=False"
+        )
+
+
+def number_from_data(value: Tensor, least: int = 0) -> int:
+    """A count that is the value of a tensor; while exporting a symbol, said to be no less than `least`."""
     number = value.item()
     if exporting():
-        torch._check(number >= 0)
+        torch.ops.aten.sym_constrain_range(number, min=least)  # unlike torch._check, a part of what is traced
     return number  # pyright: ignore[reportReturnType]
 
 

@@ -67,7 +67,9 @@ def _of_potential(file: Path, contents: Mapping[str, Any]) -> dict[str, str]:
     from equiformer_pytorch.atoms import load_potential
 
     model = load_potential(file)
-    config = {name: value for name, value in model.config.items() if name not in ("species", "cutoff", "targets")}
+    config = {
+        name: value for name, value in model.config.items() if name not in ("species", "cutoff", "targets", "inputs")
+    }
     neighbours = "" if model.max_neighbors is None else f", at most {model.max_neighbors} neighbours"
     energies = model.element_energies()
     named = {symbol: float(energies[z]) for z, symbol in _symbols(model.elements).items() if energies[z] != 0}
@@ -82,11 +84,18 @@ def _of_potential(file: Path, contents: Mapping[str, Any]) -> dict[str, str]:
         "cutoff": f"{model.cutoff:g} Å{neighbours}",
         "gives": ", ".join(sorted(model.gives - model.targets.keys(), key=str)),
         "targets": ", ".join(targets),
+        "inputs": ", ".join(_input(name, each) for name, each in model.inputs.items()),
         "parameters": f"{sum(weight.numel() for weight in weights):,}, {str(weights[0].dtype).removeprefix('torch.')}",
         "arguments": ", ".join(f"{name}={value}" for name, value in config.items()),
         "reference energies": ", ".join(f"{symbol} {energy:.4f} eV" for symbol, energy in named.items()),
         "training": _training(contents.get("training")),
     }
+
+
+def _input(name: str, given: Any) -> str:
+    """What a potential takes."""
+    values = "any number" if given.least is None else f"{given.least} … {given.most}"
+    return f"{name} ({values} per {given.per}, {given.default:g} by default)"
 
 
 def _training(training: Any) -> str:

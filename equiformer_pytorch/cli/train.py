@@ -5,6 +5,7 @@
     equiformer train --train all.xyz --keys energy=REF_energy forces=REF_forces virial=REF_virial
     equiformer train --train all.xyz --checkpoint FILE --lr 2e-4       # go on from a trained potential
     equiformer train --train all.db --targets dipole=1 charges=0:atom  # also, or only, other labels
+    equiformer train --train all.xyz --inputs charge=-2..2 spin=0..4   # energies depend on these, too
     equiformer train --resume                                          # go on with the latest run, exactly
     accelerate launch -m equiformer_pytorch.cli train …                # one process per GPU
 

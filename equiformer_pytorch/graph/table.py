@@ -17,11 +17,11 @@ def group_bounds(group: Int[Tensor, " members"], groups: int) -> Int[Tensor, " g
 
 
 def _bounds(sizes: Int[Tensor, " groups"]) -> tuple[int, int]:
-    """Least and most; of the least an exported program knows nothing."""
+    """Least and most; of an exported program it is known only that there is a column."""
     if sizes.shape[0] == 0:
         return 0, 0
     if exporting():
-        return 0, number_from_data(sizes.max())
+        return 0, number_from_data(sizes.max().clamp(min=1), least=1)
     least, most = torch.stack(sizes.aminmax()).tolist()
     return least, most
 
@@ -78,6 +78,9 @@ class Table:
         it has none: so groups stay apart, even where one holds NaN."""
         if self.index is None:
             return members.unflatten(0, (self.rows, self.columns))
+        if exporting() and self.member is not None:  # there may be no member at all to fill a column with
+            places = members.new_zeros(self.rows * self.columns, *members.shape[1:])
+            return places.index_copy(0, self.member, members).unflatten(0, (self.rows, self.columns))
         spread = members.index_select(0, self.index.flatten()).unflatten(0, (self.rows, self.columns))
         if self.empty is None:
             return spread

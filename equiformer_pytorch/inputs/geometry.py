@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from equiformer_pytorch.base.tracing import plain, transforming
+from equiformer_pytorch.base.tracing import check_derivative_can_be_traced, plain, transforming
 from equiformer_pytorch.inputs.structures import Structures, volumes
 
 
@@ -86,7 +86,11 @@ def with_slope(
     With `recorded` both can be differentiated. The transforms of ``torch.func`` have no place for
     ``torch.autograd.grad``; and what torch compiles can be differentiated again only where its gradient is a part of
     the compiled graph.
+
+    Raises:
+        ValueError: ``torch.export`` traces, which cannot trace a derivative.
     """
+    check_derivative_can_be_traced()
     if transforming() or torch.compiler.is_dynamo_compiling():
 
         def energy(vectors: Tensor) -> tuple[Tensor, dict[str, Any]]:

@@ -118,7 +118,7 @@ def gather_structures(
         counted = None
         if count_edges and structures.edge_index is not None and checks.looks_at_values():
             counted = [gathered.number(bound) for bound in _count_edges(structures)]
-    count = count if isinstance(count, int) else count.value
+    count = count.value if isinstance(count, checks.Answer) else count  # exporting, a symbol
     most = checks.most_neighbors()
     bounds = None if most is None or not count_edges else (0, most)
     bounds = bounds if counted is None else (counted[0].value, counted[1].value)

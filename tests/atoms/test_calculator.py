@@ -63,10 +63,10 @@ def test_kept_neighbours_give_the_same_numbers():
             calculator.calculate(atoms, ["energy", "forces"])
         assert kept.results["energy"] == pytest.approx(fresh.results["energy"], rel=1e-12)
         assert np.allclose(kept.results["forces"], fresh.results["forces"], rtol=0, atol=1e-11), step
-    assert fresh.searches == 12
-    assert kept.searches < 8
+    assert fresh.neighbours.searches == 12
+    assert kept.neighbours.searches < 8
     for change in ("cell", "pbc", "numbers"):
-        before = kept.searches
+        before = kept.neighbours.searches
         if change == "cell":
             atoms.set_cell(atoms.cell.array * 1.01)
         elif change == "pbc":
@@ -74,7 +74,7 @@ def test_kept_neighbours_give_the_same_numbers():
         else:
             atoms.numbers = [1, 1, 8]
         kept.calculate(atoms, ["energy"])
-        assert kept.searches == before + 1, change
+        assert kept.neighbours.searches == before + 1, change
         fresh.calculate(atoms, ["energy"])
         assert kept.results["energy"] == pytest.approx(fresh.results["energy"], rel=1e-12)
 
@@ -85,7 +85,7 @@ def test_nearest_neighbours_are_never_kept():
     for _ in range(3):
         atoms.positions += 1e-3
         calculator.calculate(atoms, ["energy"])
-    assert calculator.searches == 3
+    assert calculator.neighbours.searches == 3
 
 
 def test_from_a_file_and_in_another_precision(tmp_path):
@@ -280,7 +280,8 @@ def test_a_committee(tmp_path):
     assert np.allclose(
         calculator.get_hessian(atoms), np.mean([each.get_hessian(atoms) for each in single], 0), atol=1e-10
     )
-    assert calculator.searches == 1 + 3  # within its skin for two, anew for the third, whose neighbours are counted
+    # Within its skin for two, anew for the third, whose neighbours are counted.
+    assert calculator.neighbours.searches == 1 + 3
     pair = EquiformerCalculator(members[:2])
     assert pair.get_charges(atoms).shape == pair.results["charges_std"].shape == (3,)
 
@@ -309,3 +310,22 @@ def test_bad_arguments():
     atoms.numbers[0] = 92
     with pytest.raises(ValueError, match=r"\[92\]"):
         EquiformerCalculator(potential()).get_potential_energy(atoms)
+
+
+def test_forces_come_with_the_energy_once_they_were_asked_for(monkeypatch) -> None:
+    """Programs ask for the energy first, then for the forces: one evaluation for each step, not two."""
+    atoms = Atoms("CO", [[0, 0, 0], [0, 0, 1.1]], calculator=EquiformerCalculator(build("own")))
+    calls, evaluate = [], type(atoms.calc.potential).evaluate
+
+    def counted(self, structures, **wanted):
+        calls.append(wanted["forces"])
+        return evaluate(self, structures, **wanted)
+
+    monkeypatch.setattr(type(atoms.calc.potential), "evaluate", counted)
+    for _ in range(3):
+        atoms.positions[0, 0] += 0.01
+        atoms.get_potential_energy()
+        atoms.get_forces()
+    assert calls == [False, True, True, True]
+    exact = Atoms(atoms, calculator=EquiformerCalculator(build("own")))
+    assert np.abs(atoms.get_forces() - exact.get_forces()).max() < 1e-12

@@ -102,10 +102,10 @@ def test_calculator() -> None:
     del atoms.info["charge"]
     seen.add(atoms.get_potential_energy())
     assert len(seen) == 6
-    calls = atoms.calc.searches
+    calls = atoms.calc.neighbours.searches
     atoms.info["unrelated"] = "note"
     atoms.get_potential_energy()
-    assert atoms.calc.searches == calls == 1
+    assert atoms.calc.neighbours.searches == calls == 1
     assert atoms.calc.get_hessian(atoms).shape == (3, 3, 3, 3)
     for value, words in (
         ("plus", "charge must be a number"),

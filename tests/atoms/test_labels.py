@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from equiformer_pytorch.atoms import Target, collate_structures, load_structures
+from equiformer_pytorch import EquiformerPotential
+from equiformer_pytorch.atoms import Input, Target, collate_structures, load_structures, predict
 from equiformer_pytorch.atoms.tensors import basis, isotropic_part, matrices_of, traceless_part
 from equiformer_pytorch.irr_repr import irr_repr, rot
 from tests.atoms.databases import connect
@@ -54,7 +56,7 @@ def water(energy: str, forces: str) -> Atoms:
     ("energy", "forces"),
     [
         *[("REF_energy", "REF_forces"), ("dft_energy", "dft_force"), ("Energy", "Forces"), ("E", "F")],
-        *[("free_energy", "force"), ("total_energy", "gradients"), ("mace-energy", "mace_forces")],
+        *[("free_energy", "force"), ("total_energy", "f_total"), ("mace-energy", "mace_forces")],
     ],
 )
 @pytest.mark.parametrize("suffix", ["xyz", "db"])
@@ -138,6 +140,31 @@ def test_the_sign_of_a_virial(tmp_path: Path) -> None:
     atoms = crystal(virial=np.diag([-4.3904, 0.0, 0.0]))
     stress = load_structures(saved(tmp_path, atoms), CUTOFF)[0]["stress"]
     np.testing.assert_allclose(stress, np.diag([0.1, 0, 0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gradient", "REF_gradients", "dft_grad"])
+def test_a_gradient_is_minus_the_forces(tmp_path: Path, name: str) -> None:
+    atoms = molecule("H2O")
+    atoms.arrays[name] = np.arange(9.0).reshape(3, 3)
+    path = saved(tmp_path, atoms)
+    with pytest.warns(UserWarning, match=f'keys={{"forces": "{name}"}}'):
+        load_structures(path, CUTOFF)
+    forces = load_structures(path, CUTOFF, keys={"forces": name})[0]["forces"]
+    assert torch.equal(forces, -torch.arange(9.0).reshape(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("E", -1.0), ("U0", -1.0), ("e_dft", -1.0), ("F", "forces"), ("f_ref", "forces"), ("sigma", "stress")],
+)
+def test_short_names_are_said_too(tmp_path: Path, name: str, value: Any) -> None:
+    atoms = bulk("Al", cubic=True)
+    if value == "forces":
+        atoms.arrays[name] = np.ones((4, 3))
+    else:
+        atoms.info[name] = np.arange(9.0) if value == "stress" else value
+    with pytest.warns(UserWarning, match=rf"nothing reads {name} \(in 1 of 1 records\)"):
+        load_structures(saved(tmp_path, atoms), CUTOFF)
 
 
 def test_a_stress_goes_before_a_virial(tmp_path: Path) -> None:
@@ -283,3 +310,63 @@ def test_targets_of_a_wrong_form(tmp_path: Path) -> None:
     atoms.info["dipole"] = np.ones(2)
     with pytest.raises(ValueError, match=re.escape("record 0: dipole: shape (2,), wanted (3,) for the target dipole")):
         load_structures(saved(tmp_path, atoms), CUTOFF, targets={"dipole": Target(1, "structure")})
+
+
+def test_inputs(tmp_path: Path) -> None:
+    """Charges and other numbers of structures and of atoms that potentials take; defaults for those that do not say."""
+    frames = [molecule("H2O") for _ in range(3)]
+    frames[0].info["charge"] = -1
+    frames[1].info["total_spin"] = 3
+    frames[1].arrays["field"] = np.array([0.1, 0.2, 0.3])
+    frames[2].arrays["field"] = np.zeros(3)
+    inputs = {"charge": Input(least=-2, most=2), "spin": Input(least=1, most=6, default=1), "field": Input("atom")}
+    given = {"inputs": inputs, "keys": {"spin": "total_spin"}}
+    path = saved(tmp_path, *frames)
+    data = load_structures(path, CUTOFF, **given)
+    assert [item["charge"].item() for item in data] == [-1, 0, 0]
+    assert [item["spin"].item() for item in data] == [1, 3, 1]
+    assert torch.equal(data[1]["field"], torch.tensor([0.1, 0.2, 0.3]))
+    lazy = load_structures(path, CUTOFF, lazy=True, **given)
+    assert all(torch.equal(lazy[0][name], data[0][name]) for name in inputs)
+    batch = collate_structures([data[0], data[1], data[2]])
+    assert batch["charge"].tolist() == [-1, 0, 0]
+    assert batch["field"].shape == (9,)
+    potential = EquiformerPotential(species=["H", "O"], dim=4, depth=1, num_degrees=2, inputs=inputs)
+    with torch.no_grad():
+        for weight in potential.from_inputs.weights.values():
+            weight.normal_()
+    exact = [
+        potential.evaluate({**item, "cell": item["cell"][None], **{name: item[name].reshape(-1) for name in inputs}})
+        for item in data
+    ]
+    assert (predict(potential, batch)["energy"] - torch.cat([each["energy"] for each in exact])).abs().max() < 1e-5
+    assert abs(exact[0]["energy"] - exact[2]["energy"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ({"charge": 3}, r"record 0: charge: 3, wanted whole numbers in -2 … 2"),
+        ({"charge": 0.5}, "charge: 0.5, wanted"),
+        ({"charge": "plus"}, "charge must be a number, got 'plus'"),
+        ({"charge": [1, 2]}, "one number for each structure"),
+    ],
+)
+def test_inputs_of_a_wrong_form(tmp_path: Path, info: dict[str, Any], said: str) -> None:
+    atoms = molecule("H2O")
+    atoms.info.update(info)
+    with pytest.raises(ValueError, match=said):
+        load_structures(saved(tmp_path, atoms), CUTOFF, inputs={"charge": Input(least=-2, most=2)})
+    with pytest.raises(ValueError, match=r"inputs must have names of their own, got \['pos'\]"):
+        load_structures(saved(tmp_path, atoms), CUTOFF, inputs={"pos": Input()})
+
+
+def test_charges_that_nothing_takes_are_said_once(tmp_path: Path) -> None:
+    frames = [molecule("H2O") for _ in range(4)]
+    frames[1].info["charge"], frames[2].info["charge"], frames[3].info["spin"] = 1, 0, 1
+    path = saved(tmp_path, *frames)
+    words = r'no input takes charge \(in 1 of 4 records\); inputs=\{"charge": Input\(least=…, most=…\)\} would'
+    with pytest.warns(UserWarning, match=words) as said:
+        load_structures(path, CUTOFF)
+    assert len(said) == 1
+    load_structures(path, CUTOFF, inputs={"charge": Input(least=-1, most=1)})  # warnings are errors

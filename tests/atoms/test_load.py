@@ -187,11 +187,17 @@ def test_files_that_are_something_else(kind: str, tmp_path: Path) -> None:
         for read in readers:
             with pytest.raises(ValueError, match=f"{name} .*{words}"):
                 read(tmp_path / name)
-    run = {"step": 3, "model": model.state_dict(), "ema": {}, "optimizer": {}, "about": {}, "config": {}}
+    run = {"step": 3, "model": model.state_dict(), "ema": {}, "optimizer": {}, "about": {}}
     torch.save(run, tmp_path / "checkpoint.pt")
     for read in readers:
         with pytest.raises(ValueError, match=r"a training run goes on from.*potential\.pt"):
             read(tmp_path / "checkpoint.pt")
+
+
+def test_a_file_of_another_family(tmp_path: Path) -> None:
+    model_of("v2").save(tmp_path / "v2.pt")
+    with pytest.raises(ValueError, match=r"v2\.pt holds an EquiformerV2: load_potential loads any"):
+        EquiformerPotential.from_checkpoint(tmp_path / "v2.pt")
 
 
 def test_a_name_that_no_family_bears_is_no_hindrance() -> None:

@@ -155,7 +155,7 @@ def test_saved_and_loaded(tmp_path):
     (tmp_path / "torn.pt").write_bytes((tmp_path / "potential.pt").read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"torn\.pt"):
         EquiformerPotential.from_checkpoint(tmp_path / "torn.pt")
-    with pytest.raises(ValueError, match="config and state_dict"):
+    with pytest.raises(ValueError, match="state_dict is missing"):
         EquiformerPotential.from_checkpoint({"weights": {}})
     with pytest.raises(ValueError, match="do not fit"):
         EquiformerPotential.from_checkpoint(content | {"config": content["config"] | {"dim": 12}})

@@ -86,13 +86,16 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Any]]] = 
 }
 
 
+@pytest.mark.parametrize("emptied", [True, False])
 @pytest.mark.parametrize("kind", MODELS)
-def test_models_are_built_without_memory(kind: str) -> None:
-    """On the meta device, then given memory and the weights of a file."""
+def test_models_are_built_without_memory(kind: str, emptied: bool) -> None:
+    """On the meta device, then given memory and the weights of a file; or these weights alone."""
     make, call = MODELS[kind]
     wanted = make().eval()
     with torch.device("meta"):
         empty = make().eval()
     assert all(tensor.is_meta for tensor in (*empty.parameters(), *empty.buffers()))
-    empty.to_empty(device="cpu").load_state_dict(wanted.state_dict(), assign=True)
+    if emptied:
+        empty.to_empty(device="cpu")
+    empty.load_state_dict(wanted.state_dict(), assign=True)
     assert torch.equal(call(empty), call(wanted))

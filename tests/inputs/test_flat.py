@@ -347,7 +347,7 @@ def test_tokens_of_a_data_object():
 
 
 def test_the_real_torch_geometric():
-    pytest.importorskip("torch_geometric", exc_type=ImportError)
+    pytest.importorskip("torch_geometric", reason="needs the extra pyg", exc_type=ImportError)
     from torch_geometric.data import Batch, Data  # pyright: ignore[reportMissingImports]  (not a dependency)
 
     model = build(num_tokens=9, edge_dim=2)

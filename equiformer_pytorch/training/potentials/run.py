@@ -33,12 +33,13 @@ def draw(item: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tenso
 def prepare(settings: PotentialSettings, folder: Path, resumed: bool, accelerator: Accelerator) -> Job:
     """Data, model and what is done with them."""
     model = None
-    targets = start.targets_of(settings)
-    form = data.Form(settings.cutoff, None, None, targets)
+    targets, inputs = start.targets_of(settings), start.inputs_of(settings)
+    form = data.Form(settings.cutoff, None, None, targets, inputs)
     if settings.checkpoint is not None:
         model = start.potential_of(folder / start.START if resumed else settings.checkpoint, settings)
         targets = dict(model.targets)
-        form = data.Form(model.cutoff, model.max_neighbors, next(model.parameters()).dtype, targets)
+        dtype = next(model.parameters()).dtype
+        form = data.Form(model.cutoff, model.max_neighbors, dtype, targets, dict(model.inputs))
     with accelerator.main_process_first():  # the others find what it made
         splits = data.read_splits(settings, form, accelerator.print)
     species = start.species_of(settings) if model is None else list(model.elements)
@@ -48,7 +49,7 @@ def prepare(settings: PotentialSettings, folder: Path, resumed: bool, accelerato
     weights = _weights(settings, found.labels, targets)
     data.check_labels(splits["valid"], weights)
     if model is None:
-        model, references = start.new_potential(settings, found, targets)
+        model, references = start.new_potential(settings, found, targets, inputs)
     else:
         references = None
     splits = start.check_structures(model.elements, model.use_pbc, splits)

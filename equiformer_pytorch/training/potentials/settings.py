@@ -8,7 +8,8 @@ from equiformer_pytorch.training.options import TrainingOptions, assignment, cou
 
 # Options that a file given with --checkpoint decides.
 OF_NEW_POTENTIALS = (
-    *("cutoff", "dim", "num_degrees", "depth", "heads", "dim_head", "attention", "chiral", "targets", "species"),
+    *("cutoff", "dim", "num_degrees", "depth", "heads", "dim_head", "attention", "chiral"),
+    *("targets", "inputs", "species"),
 )
 
 
@@ -33,7 +34,7 @@ class PotentialSettings(TrainingOptions):
     )
     keys: tuple[str, ...] = option(
         (), "names of labels in the files where they are others: energy=REF_energy forces=REF_forces virial=virials, …"
-        " or of a target (stress and virial are of a structure; a virial is −V times the stress)",
+        " or of a target or an input (stress and virial are of a structure; a virial is −V times the stress)",
         assignment, nargs="+", metavar="LABEL=NAME",
     )  # fmt: skip
     lazy: bool = flag(
@@ -55,6 +56,11 @@ class PotentialSettings(TrainingOptions):
     targets: tuple[str, ...] = option(
         (), "what else to learn, by degree, per structure or per atom: dipole=1 charges=0:atom polarizability=0+2",
         assignment, nargs="+", metavar="NAME=DEGREE",
+    )  # fmt: skip
+    inputs: tuple[str, ...] = option(
+        (), "numbers that energies depend on, of structures or of atoms, whole ones of a range or any: charge=-4..4"
+        " spin=0..6 field=any:atom; structures that do not say have 0, or the least",
+        assignment, nargs="+", metavar="NAME=RANGE",
     )  # fmt: skip
     cutoff: float = option(4.5, "radius within which atoms see each other, in Å", positive)
     dim: tuple[int, ...] = option((32,), "channels, of all degrees or of degree 0, 1, …", count, nargs="+")

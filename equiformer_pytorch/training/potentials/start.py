@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor
 
 from equiformer_pytorch import EquiformerPotential
-from equiformer_pytorch.atoms import Potential, Target, collate_structures, load_potential
+from equiformer_pytorch.atoms import Input, Potential, Target, collate_structures, load_potential
 from equiformer_pytorch.atoms.dataset import LazyItems
 from equiformer_pytorch.atoms.references import References, find_references
 from equiformer_pytorch.training.options import assigned
@@ -37,6 +38,24 @@ def targets_of(settings: PotentialSettings) -> dict[str, Target]:
     return found
 
 
+RANGE = re.compile(r"(any|(-?\d+)\.\.(-?\d+))(:atom|:structure)?")
+
+
+def inputs_of(settings: PotentialSettings) -> dict[str, Input]:
+    """The inputs that --inputs names."""
+    found = {}
+    for name, text in assigned(settings.inputs).items():
+        parts = RANGE.fullmatch(text)
+        if parts is None:
+            raise RunError(f"--inputs {name}={text} is not NAME=LEAST..MOST or NAME=any, with :atom for each atom")
+        per = "atom" if parts[4] == ":atom" else "structure"
+        found[name] = Input(per)
+        if parts[1] != "any":
+            least, most = int(parts[2]), int(parts[3])
+            found[name] = Input(per, least, most, default=min(max(0, least), most))
+    return found
+
+
 def species_of(settings: PotentialSettings) -> list[int]:
     """The atomic numbers that --species names; none by default."""
     found = []
@@ -49,22 +68,26 @@ def species_of(settings: PotentialSettings) -> list[int]:
 
 
 def new_potential(
-    settings: PotentialSettings, found: Survey, targets: Mapping[str, Target]
+    settings: PotentialSettings, found: Survey, targets: Mapping[str, Target], inputs: Mapping[str, Input]
 ) -> tuple[EquiformerPotential, References]:
     """With weights that depend on the seed only, reference energies and scale from the training set."""
     torch.manual_seed(settings.seed)
-    model = EquiformerPotential(
-        species=found.species,
-        cutoff=settings.cutoff,
-        dim=settings.dim[0] if len(settings.dim) == 1 else settings.dim,
-        num_degrees=max([settings.num_degrees, *(target.degree + 1 for target in targets.values())]),
-        depth=settings.depth,
-        heads=settings.heads,
-        dim_head=settings.dim_head,
-        l2_dist_attention=settings.attention == "l2",
-        reflection_equivariant=not settings.chiral,
-        targets=targets,
-    )
+    try:
+        model = EquiformerPotential(
+            species=found.species,
+            cutoff=settings.cutoff,
+            dim=settings.dim[0] if len(settings.dim) == 1 else settings.dim,
+            num_degrees=max([settings.num_degrees, *(target.degree + 1 for target in targets.values())]),
+            depth=settings.depth,
+            heads=settings.heads,
+            dim_head=settings.dim_head,
+            l2_dist_attention=settings.attention == "l2",
+            reflection_equivariant=not settings.chiral,
+            targets=targets,
+            inputs=inputs,
+        )
+    except ValueError as error:
+        raise RunError(str(error)) from error
     model.fit(found.sample)
     return model, find_references(found.sample)
 

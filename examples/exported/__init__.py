@@ -1,0 +1,1 @@
+"""Potentials as files that run without this package."""

@@ -1,0 +1,166 @@
+"""Potentials as programs that run without this package: of any size, with forces and stress, also compiled."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from equiformer_pytorch.atoms import Input, Potential, export_potential
+from equiformer_pytorch.atoms.exported import FIELDS
+from examples.exported import write
+from tests.atoms import potentials
+from tests.atoms.kinds import KINDS, build, relative, structures
+from tests.atoms.test_door import batch_of, shuffled
+from tests.models import mostly_slow
+
+pytestmark = [
+    pytest.mark.unchecked,
+    pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="symbolic sizes take a newer torch"),
+    # torch.export looks at .grad of whatever it is given, and at its own deprecated parts.
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+# Where nothing of this package can be imported.
+ELSEWHERE = """
+    import sys
+    class Absent:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in ("equiformer_pytorch", "einops", "jaxtyping", "beartype", "ase"):
+                raise ImportError(name)
+    sys.meta_path.insert(0, Absent())
+    import torch
+    program, cases, out = sys.argv[1:]
+    load = torch._inductor.aoti_load_package if "compiled" in program else lambda file: torch.export.load(file).module()
+    program = load(program)
+    with torch.no_grad():
+        torch.save([program(**case) for case in torch.load(cases)], out)
+"""
+
+
+def alone() -> dict[str, Tensor]:
+    """One atom that nothing is near to."""
+    pos = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
+    return {"atomic_numbers": torch.tensor([6]), "pos": pos, "cell": 20 * torch.eye(3, dtype=torch.float64)[None]}
+
+
+def cases() -> list[dict[str, Any]]:
+    """Batches of all sizes, up to one structure, and one atom without an edge; atoms and edges in any order."""
+    large = [potentials.molecule(90, seed, 6.0) for seed in range(3)]
+    box = 30 * torch.eye(3, dtype=torch.float64)[None]
+    batches = [structures(), structures()[:1], [alone()], [{**each, "cell": box} for each in large]]
+    found = [shuffled(batch_of(batch))[0] for batch in batches]
+    return [{name: batch[name] for name in FIELDS} for batch in found]
+
+
+def elsewhere(program: Path, given: list[dict[str, Any]], folder: Path) -> list[dict[str, Tensor]]:
+    """What the program of a file gives in a process of its own, without this package."""
+    torch.save(given, folder / "cases.pt")
+    command = [sys.executable, "-c", textwrap.dedent(ELSEWHERE), program, folder / "cases.pt", folder / "out.pt"]
+    subprocess.run(command, check=True, cwd=folder)
+    return torch.load(folder / "out.pt")
+
+
+def assert_same(found: list[dict[str, Tensor]], model: Potential, given: list[dict[str, Any]], **wanted) -> None:
+    for out, case in zip(found, given, strict=True):
+        case = {**case, **case.get("inputs", {})}
+        exact = model.evaluate(case, **{"stress": "stress" in model.gives, **wanted})
+        assert out.keys() == exact.keys()
+        for name, value in exact.items():
+            assert out[name].dtype == value.dtype
+            assert out[name].shape == value.shape
+            if value.abs().max() > 1e-12:
+                assert relative(out[name], value) < 1e-12, name
+            else:  # an atom alone
+                assert out[name].abs().max() < 1e-12, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_runs_without_this_package(kind: str, tmp_path: Path) -> None:
+    model = build(kind)
+    torch.export.save(export_potential(model), tmp_path / "potential.pt2")
+    assert_same(elsewhere(tmp_path / "potential.pt2", cases(), tmp_path), model, cases())
+    assert next(model.parameters()).requires_grad
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_ahead_of_time(kind: str, tmp_path: Path) -> None:
+    small = {
+        "own": {"depth": 1, "num_degrees": 2, "dim": (4, 3)},
+        "v2": {"num_layers": 1, "lmax_list": [1], "mmax_list": [1]},
+    }
+    model = build(kind, **small.get(kind, {"num_layers": 1}))
+    file = tmp_path / "compiled.pt2"
+    torch._inductor.aoti_compile_and_package(export_potential(model), package_path=str(file))
+    assert_same(elsewhere(file, cases(), tmp_path), model, cases())
+
+
+@pytest.mark.slow
+def test_inputs_and_what_is_left_out() -> None:
+    """Charges of structures and numbers of atoms are arguments of the program; without forces there are none."""
+    inputs = {"charge": Input(least=-2, most=2), "field": Input("atom")}
+    model = potentials.potential(targets={"dipole": potentials.Target(1, "structure")}, inputs=inputs)
+    program = export_potential(model, forces=False, stress=False).module()
+    given = cases()[:2]
+    for case in given:
+        field = torch.linspace(-1, 1, len(case["pos"]), dtype=torch.float64)
+        case["inputs"] = {"charge": torch.arange(len(case["cell"])).double() - 1, "field": field}
+    assert_same([program(**case) for case in given], model, given, forces=False, stress=False)
+    assert "forces" not in program(**given[0])
+
+
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, "v2"))
+def test_what_cannot_be_exported_is_said(kind: str) -> None:
+    model, case = build(kind), cases()[0]
+    if "stress" not in model.gives:
+        with pytest.raises(ValueError, match="stress is wanted, and the potential gives only"):
+            export_potential(model, stress=True)
+    elif kind in ("own", "gradient"):
+        with pytest.raises(ValueError, match=r"cannot be traced by torch.export.*export_potential"):
+            torch.export.export(model, (), case, strict=False)
+    assert not torch.compiler.is_exporting()
+
+
+@pytest.mark.slow
+def test_float32_stays() -> None:
+    model = build("own").float()
+    given = cases()[:1]
+    found, exact = export_potential(model).module()(**given[0]), model.evaluate(given[0], stress=True)
+    assert found["charges"].dtype == torch.float32
+    assert found["energy"].dtype == torch.float64
+    assert relative(found["forces"], exact["forces"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_example(tmp_path: Path) -> None:
+    """Written by one program, run by one that knows nothing of this package."""
+    ase_io, ase = pytest.importorskip("ase.io"), pytest.importorskip("ase")
+    model = build("own")
+    model.save(tmp_path / "potential.pt")
+    frames = [
+        ase.Atoms(each["atomic_numbers"].numpy(), each["pos"].numpy(), cell=each["cell"][0].numpy(), pbc=True)
+        for each in structures()
+    ]
+    ase_io.write(tmp_path / "frames.traj", frames)
+    script = Path(__file__).resolve().parents[2] / "examples" / "exported" / "run.py"
+    write.main([str(tmp_path / "potential.pt"), str(tmp_path / "program.pt2"), "--double"])
+    run = (
+        "import sys, runpy; sys.modules['equiformer_pytorch'] = None;"
+        f"runpy.run_path({str(script)!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", run, "program.pt2", "frames.traj"]
+    told = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout.splitlines()
+    exact = model.evaluate(batch_of(structures()))
+    assert [float(line.split()[2]) for line in told] == pytest.approx(exact["energy"].tolist(), abs=1e-8)
+    assert float(told[0].split()[6]) == pytest.approx(exact["forces"][:3].norm(dim=1).max().item(), abs=1e-6)

@@ -164,6 +164,7 @@ class Activation(ExactConstants):
     (EquiformerV2, section 4.4; EquiformerV3, SwiGLU-S².) Exactly equivariant are gate, square and gates2.
 
     Args:
+        integral: how harmonics on the grid are normalised, see :func:`~.sphere_grid.grid_matrices`.
         dropout: of what comes out of the sigmoid, of φ(s) and of the samples, as published.
         keep: (first, last + 1) of the degrees wanted, degree-major rows only.
     """
@@ -176,6 +177,7 @@ class Activation(ExactConstants):
         resolution: Sequence[int] | None,
         *,
         order_major: bool,
+        integral: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -186,7 +188,9 @@ class Activation(ExactConstants):
             return
         self.kind = KINDS[name.removesuffix(LEAN)]
         product = dropout == 0.0 and (self.kind.gated or self.kind.pointwise is SQUARE)
-        self.grid = SphereGrid(max_degree, max_order, resolution, order_major=order_major, product=product)
+        self.grid = SphereGrid(
+            max_degree, max_order, resolution, order_major=order_major, product=product, integral=integral
+        )
 
     def forward(
         self, x: Float[Tensor, "points rows channels"], scalars: Float[Tensor, "points scalars"]

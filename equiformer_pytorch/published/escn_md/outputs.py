@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from equiformer_pytorch.published.escn_md.arguments import ESCNMDArguments, mapping
@@ -44,7 +44,9 @@ class Outputs:
         found = [output for name in sorted(heads) for output in _of_head(name, heads[name], given)]
         if not any(output.property == "energy" for output in found):
             raise ValueError(f"heads must have one that gives the energy, got {sorted(heads)}")
-        return cls(tuple(found))
+        # The name of an only head says nothing of datasets.
+        only = [sum(other.property == output.property for other in found) == 1 for output in found]
+        return cls(tuple(replace(o, dataset=None) if alone and not o.masked else o for o, alone in zip(found, only, strict=True)))
 
     @property
     def datasets(self) -> set[str]:

@@ -42,7 +42,8 @@ def grid_matrices(
     r"""Matrices T to the samples of :math:`f(p) = \sum_{lm} s_l\,x_{lm} Y_{lm}(p)` and F back; F T = 1 on a fine grid.
 
     Y is "component" normalised and :math:`s_l = 1/\sqrt{(2l+1)(L+1)}`, so that every degree has the same variance on
-    the sphere; or, with `integral`, :math:`s_l = 1/\sqrt{4π}`, so that :math:`s_l Y` has the square integral 1. With `max_order` < L both T and F are multiplied by :func:`~.layout.rescale`, as published. Latitudes
+    the sphere; or, with `integral`, :math:`s_l = 1/\sqrt{4π}`, so that the square of :math:`s_l Y` has the integral 1.
+    With `max_order` < L both T and F are multiplied by :func:`~.layout.rescale`, as published. Latitudes
     are equiangular, or Gauss–Legendre nodes with `gauss`; longitudes are equally spaced from z towards x.
     """
     y, weight = equiangular(latitudes)

@@ -16,7 +16,7 @@ from tests.published_cases import fill
 
 def atomic_data(inputs: dict[str, Any]) -> Any:
     """A batch as fairchem has it."""
-    from fairchem.core.datasets.atomic_data import AtomicData
+    from fairchem.core.datasets.atomic_data import AtomicData  # pyright: ignore[reportMissingImports]
 
     count, atoms, batch = len(inputs["cell"]), len(inputs["pos"]), inputs["batch"]
     return AtomicData(
@@ -45,7 +45,9 @@ def flat(found: dict[str, Any]) -> dict[str, Tensor]:
         if name == "embeddings":
             continue
         if isinstance(value, dict):
-            value = {key: inner for key, inner in value.items() if key != "embeddings" and not key.endswith("_embeddings")}
+            value = {
+                key: inner for key, inner in value.items() if key != "embeddings" and not key.endswith("_embeddings")
+            }
             out |= {name: next(iter(value.values()))} if len(value) == 1 else flat(value)
         elif not name.endswith("_embeddings"):
             out[name] = value
@@ -54,7 +56,7 @@ def flat(found: dict[str, Any]) -> dict[str, Tensor]:
 
 def run(config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
     """Hidden states, outputs and gradients of one model."""
-    from fairchem.core.models.base import HydraModel
+    from fairchem.core.models.base import HydraModel  # pyright: ignore[reportMissingImports]
 
     model = HydraModel(**{**config, "otf_graph": False})
     fill(model)
@@ -71,7 +73,9 @@ def run(config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
 
     backbone._get_rotmat_and_wigner = watched
     for index, block in enumerate(backbone.blocks):
-        block.register_forward_hook(lambda _, __, out, i=index: hidden.update({f"block_{i}": projections(out.detach())}))
+        block.register_forward_hook(
+            lambda _, __, out, i=index: hidden.update({f"block_{i}": projections(out.detach())})
+        )
     backbone.norm.register_forward_hook(lambda _, __, out: hidden.update({"final_norm": projections(out.detach())}))
     outputs = flat(model(atomic_data(inputs)))
     loss = torch.stack([value.sum() if "energy" in name else value.square().sum() for name, value in outputs.items()])

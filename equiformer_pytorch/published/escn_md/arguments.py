@@ -126,7 +126,7 @@ def mapping(what: str, names: Sequence[str] | None, mapped: Mapping[str, str] | 
     """
     if (names is None) == (mapped is None):
         raise ValueError(f"{what}_mapping is needed, or a list of names in its stead; got {mapped} and {names}")
-    found = {name: name for name in names} if mapped is None else dict(mapped)
+    found = {name: name for name in names or ()} if mapped is None else dict(mapped)
     strange = sorted(set(found.values()) - found.keys())
     if strange or not found:
         raise ValueError(f"{what}_mapping must map names onto some of them, got {found}")
@@ -137,8 +137,8 @@ def check_generation(experts: int, model_id: str | None, version: float | str | 
     """ValueError for mixtures of experts that do not say of which generation they are: that of UMA 1.0 differs."""
     if experts and not (model_id and model_id.strip()) and str(version) != "1.1":
         raise ValueError(
-            "model_id is missing, and model_version is not 1.1: a mixture of experts that says neither is UMA 1.0, whose"
-            " network is another one, or unknown"
+            "model_id is missing, and model_version is not 1.1: a mixture of experts that says neither is UMA 1.0,"
+            " whose network is another one, or unknown"
         )
 
 

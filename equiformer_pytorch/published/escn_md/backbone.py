@@ -104,9 +104,7 @@ class Backbone(ExactConstants):
         self.envelope = Envelope(5)
         self.edge_frame = EdgeFrames(degree, given.mmax, shared=degree + 1)
         radial = (given.num_distance_basis + 2 * given.edge_channels, given.edge_channels, given.edge_channels)
-        self.edge_degree_embedding = EdgeDegreeEmbedding(
-            width, degree, given.mmax, radial, 0, AVERAGE, rescaled=False
-        )
+        self.edge_degree_embedding = EdgeDegreeEmbedding(width, degree, given.mmax, radial, 0, AVERAGE, rescaled=False)
         mixing = range(given.num_layers) if given.layers_moe is None else given.layers_moe
         self.blocks = nn.ModuleList(
             Block(given, radial, given.num_experts if layer in mixing else 0) for layer in range(given.num_layers)
@@ -133,7 +131,9 @@ class Backbone(ExactConstants):
         of_structure = note("system_embedding", self.system(systems))
         mixture = None
         if self.router is not None:
-            coefficients = note("expert_coefficients", self.expert_coefficients(atoms, of_structure))
+            coefficients = note(
+                "expert_coefficients", self.expert_coefficients(atoms.numbers, atoms.batch, of_structure)
+            )
             mixture = mixture_of(coefficients, atoms.batch, frozen)
         of_system = of_structure.index_select(0, atoms.batch)
         elements, edges = (self.source_embedding, self.target_embedding), self.edges(atoms)
@@ -155,12 +155,15 @@ class Backbone(ExactConstants):
         return F.silu(self.mix_csd(torch.cat(parts, dim=1)))
 
     def expert_coefficients(
-        self, atoms: Geometry, of_structure: Float[Tensor, "structures channels"]
+        self,
+        numbers: Int[Tensor, " atoms"],
+        batch: Int[Tensor, " atoms"],
+        of_structure: Float[Tensor, "structures channels"],
     ) -> Float[Tensor, "structures experts"]:
         """How experts are mixed for each structure; ValueError of a network without experts."""
         if self.router is None or self.routing_mlp is None:
             raise ValueError("num_experts is 0: there is nothing to mix")
-        return self.router(self.routing_mlp, self.composition_embedding, atoms.numbers, atoms.batch, of_structure)
+        return self.router(self.routing_mlp, self.composition_embedding, numbers, batch, of_structure)
 
     def edges(self, atoms: Geometry) -> EdgeGraph:
         """All that layers need to know of the edges."""

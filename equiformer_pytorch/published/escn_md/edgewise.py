@@ -57,9 +57,9 @@ class Convolution(SO2Linear):
         self.experts = experts
         if not experts:
             return
-        self.fc_m0 = _experts(experts, self.fc_m0, bias=True)
-        for entry in self.orders:
-            entry.fc = _experts(experts, cast(nn.Linear, entry.fc), bias=False)
+        for owner, name in ((self, "fc_m0"), *((entry, "fc") for entry in self.orders)):
+            one = cast(nn.Linear, owner.get_submodule(name))
+            setattr(owner, name, Experts(experts, one.in_features, one.out_features, bias=one.bias is not None))
 
     @property
     def orders(self) -> Sequence[OrderLinear]:
@@ -70,7 +70,8 @@ class Convolution(SO2Linear):
         """The matrices of all orders, of each group of structures; None without experts."""
         if not self.experts or mixture is None:
             return None
-        return [cast(Experts, made).mixed(mixture) for made in (self.fc_m0, *(entry.fc for entry in self.orders))]
+        maps = self.get_submodule("fc_m0"), *(entry.get_submodule("fc") for entry in self.orders)
+        return [cast(Experts, each).mixed(mixture) for each in maps]
 
     def in_segments(
         self,
@@ -90,10 +91,6 @@ class Convolution(SO2Linear):
             found.append(self.of_weights(part, of_part, matrices[0][group], [matrix[group] for matrix in matrices[1:]]))
         message, invariants = zip(*found, strict=True)
         return (message[0], invariants[0]) if len(found) == 1 else (torch.cat(message), torch.cat(invariants))
-
-
-def _experts(experts: int, linear: nn.Linear, *, bias: bool) -> Experts:
-    return Experts(experts, linear.in_features, linear.out_features, bias=bias)
 
 
 class Edgewise(ExactConstants):
@@ -150,7 +147,7 @@ class Edgewise(ExactConstants):
         first, second = self.so2_conv_1.mixed(mixture), self.so2_conv_2.mixed(mixture)
         radial = cast(RadialNetwork, self.so2_conv_1.get_submodule("rad_func"))
 
-        def aggregate(_: slice, piece: EdgeGraph) -> tuple[Tensor, ...]:
+        def aggregate(rows: slice, piece: EdgeGraph) -> tuple[Tensor, ...]:
             segments = [] if mixture is None or first is None else mixture.segments(piece.receiver_points)
             scales = F.linear(radial(piece, *elements), *radial.last())
             hidden, gates = self.so2_conv_1.in_segments(join_rotate(x, piece), scales, first, segments)

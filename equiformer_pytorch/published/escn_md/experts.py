@@ -1,8 +1,7 @@
-"""Mixtures of linear experts: linear maps whose matrices are mixed, for each structure, from those of several experts."""
+"""Mixtures of linear experts: maps whose matrices are mixed, for each structure, from those of several experts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +48,8 @@ class Router(nn.Module):
 
     .. math:: c = \mathrm{softmax}\,\mathrm{MLP}\bigl[\tfrac1n \sum_i e_{Z_i}, s\bigr] + 0.005,
 
-    or with ``pnorm`` proportional to |MLP| + 2/structures, which sum to one. (Wood et al. 2025, UMA, section 3; fairchem
-    2.24, ``uma/escn_moe.py``. The sum of the first is 1 + 0.005·experts, as published.)
+    or with ``pnorm`` proportional to |MLP| + 2/structures, which sum to one. (Wood et al. 2025, UMA, section 3;
+    fairchem 2.24, ``uma/escn_moe.py``. The sum of the first is 1 + 0.005·experts, as published.)
 
     It has no parameters of its own: these stand where fairchem's files have them, beside the layers.
 
@@ -103,7 +102,9 @@ def routing_network(channels: int, experts: int) -> nn.Sequential:
     )
 
 
-def mixture_of(coefficients: Float[Tensor, "structures experts"], batch: Int[Tensor, " atoms"], frozen: bool) -> Mixture:
+def mixture_of(
+    coefficients: Float[Tensor, "structures experts"], batch: Int[Tensor, " atoms"], frozen: bool
+) -> Mixture:
     """Groups of structures that mix alike, where nothing is recorded; else each is one.
 
     Raises:
@@ -144,7 +145,7 @@ class Experts(nn.Module):
         """The same, of any coefficients."""
         return _mix(self.weights, coefficients)
 
-    def __getstate__(self) -> Mapping[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         """Without what was mixed."""
         return {**self.__dict__, "_kept": None}
 

@@ -1,4 +1,4 @@
-"""The frames of edges as fairchem has them, for sampled activations, which see the roll of a frame and its derivative."""
+"""The frames of edges as fairchem has them, for sampled activations, which see how a frame rolls."""
 
 from __future__ import annotations
 

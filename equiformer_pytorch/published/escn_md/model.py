@@ -17,16 +17,14 @@ from equiformer_pytorch.graph.frames import check_frames
 from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, stresses_of, with_slope
 from equiformer_pytorch.inputs.structures import Structures, gather_structures, volumes
 from equiformer_pytorch.published.escn_md.backbone import Backbone, Geometry, Hidden
-from equiformer_pytorch.published.escn_md.heads import EnergyHead, OfDatasets, StressHead
+from equiformer_pytorch.published.escn_md.merging import Kind
 from equiformer_pytorch.published.escn_md.outputs import Outputs
-from equiformer_pytorch.published.escn_md.system import Systems, atoms_of, inputs_of
+from equiformer_pytorch.published.escn_md.readout import Batch, Chosen, divisors, read, summed
+from equiformer_pytorch.published.escn_md.system import SYSTEMS, Systems, inputs_of, said_of
 from equiformer_pytorch.published.escn_md.tasks import Tasks
 
 # What :meth:`Model.evaluate` hands on of a batch.
 GEOMETRY = ("atomic_numbers", "pos", "batch", "cell", "pbc", "edge_index", "cell_offsets")
-SYSTEMS = ("charge", "spin", "dataset")
-# Of each property the head that gives it, for each known dataset; None where none does.
-Chosen = dict[str, list[str | None]]
 
 
 class Wanted(NamedTuple):
@@ -47,7 +45,8 @@ class Model(Potential, ExactConstants):
     regress: tuple[bool, bool]
     """Whether forces, and stress, are given where nobody says."""
     tasks: Tasks
-    merged_for: Systems | None = None
+    merged_for: Kind | None = None
+    """What experts were merged for, the only kind of structure that the model is then for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,35 +148,33 @@ class Model(Potential, ExactConstants):
                 per_atom,
                 return_hidden,
             )
-            outputs = self._run(structures, systems, wanted, self._chosen(), recorded)
+            batched = Batch(structures, systems, self.known)
+            outputs = self._run(batched, wanted, self._chosen(), recorded)
         return outputs if recorded else _detached(outputs)
 
     def official_outputs(self, **call: Any) -> dict[str, Tensor]:
         """Everything under the names that fairchem's model has for it, with zeros (in a merged network NaN) for
         structures of other datasets; for comparison. Takes the tensors of :meth:`forward`. Each head runs alone."""
-        recorded, known = torch.is_grad_enabled(), self.known or (None,)
-        of_systems = tuple(call.get(name) for name in SYSTEMS)
+        recorded, known, found = torch.is_grad_enabled(), self.known, {}
         given = {name: call.get(name) for name in (*GEOMETRY, "edge_frames")}
-        found: dict[str, Tensor] = {}
+        other = 0.0 if self.merged_for is None else torch.nan
         with lasting_tensors():
-            structures, systems = self._gather(None, given, of_systems)
+            structures, systems = self._gather(None, given, tuple(call.get(name) for name in SYSTEMS))
+            batch = Batch(structures, systems, known)
             for head in self.output_heads:
                 mine = [output for output in self.outputs.all if output.head == head]
-                chosen: Chosen = {output.property: [head] * len(known) for output in mine}
-                gradient = any(output.gradient for output in mine)
-                wanted = Wanted(*(named in chosen and (not gradient or r) for named, r in zip(("forces", "stress"), self.regress, strict=True)), False, False)
-                raw = self._run(structures, systems, wanted, chosen, recorded)
+                chosen: Chosen = {output.property: [head] * max(len(known), 1) for output in mine}
+                derived = any(output.gradient for output in mine)
+                forces, stress = (not derived or regressed for regressed in self.regress)
+                wanted = Wanted(forces and "forces" in chosen, stress and "stress" in chosen, False, False)
+                raw = self._run(batch, wanted, chosen, recorded)
                 for output in mine:
-                    if output.property not in raw:
-                        continue
-                    value = raw[output.property]
-                    if output.masked:
-                        place = known.index(output.dataset) if output.dataset in known else -1
-                        rows = systems.dataset == place
+                    value = raw.get(output.property)
+                    if value is not None and output.masked:
+                        rows = batch.by_dataset([name == output.dataset for name in known], atoms=False)
                         rows = structures.restored(rows[structures.batch]) if output.property == "forces" else rows
-                        other = 0.0 if self.merged_for is None else torch.nan
                         value = torch.where(rows.view(-1, *(1,) * (value.ndim - 1)), value, other)
-                    found[output.name] = value
+                    found |= {} if value is None else {output.name: value}
         return found if recorded else _detached(found)
 
     def predict(self, data: Any = None, **given: Any) -> dict[str, Tensor]:
@@ -262,25 +259,19 @@ class Model(Potential, ExactConstants):
             checks.check_within("atomic_numbers", numbers, weight.shape[0])
 
         structures = gather_structures(data, given, check_elements, weight.device, with_volume=with_volume)
-        of_data = self._of_data(data, structures.count)
-        found = [value if value is not None else of_data.get(name) for name, value in zip(SYSTEMS, of_systems, strict=True)]
-        return structures, self._systems(found, structures.count)
+        of_data = said_of(data, self.inputs)
+        found = [
+            value if value is not None else of_data.get(name) for name, value in zip(SYSTEMS, of_systems, strict=True)
+        ]
+        systems = self._systems(found, structures.count)
+        if self.merged_for is not None and checks.looks_at_values():
+            self.merged_for.check(structures, systems, self.known)
+        return structures, systems
 
     def _systems(self, of_systems: Sequence[Any], count: int) -> Systems:
-        return Systems.of(*of_systems, self.known, self.task, count, self.backbone.sphere_embedding.weight)
-
-    def _of_data(self, data: Any, count: int) -> dict[str, Any]:
-        """What a batch object or ASE atoms say of charge, spin and dataset."""
-        if data is None:
-            return {}
-        each = data if isinstance(data, Sequence) else [data]
-        if not all(hasattr(atoms, "info") for atoms in each):
-            return {name: getattr(data, name, None) for name in SYSTEMS}
-        found = {}
-        for name in ("charge", "spin"):
-            said = [atoms.info.get(name, self.inputs[name].default) for atoms in each]
-            found[name] = torch.tensor(said, dtype=torch.float64).reshape(count)
-        return found
+        charge, spin, dataset = of_systems
+        like = self.backbone.sphere_embedding.weight
+        return Systems.of(charge, spin, dataset, self.known, self.task, count, like)
 
     def _chosen(self) -> Chosen:
         """The heads that the tasks name, else those that are there."""
@@ -293,31 +284,34 @@ class Model(Potential, ExactConstants):
             found[property] = [None if output is None else output.head for output in outputs]
         return found
 
-    def _run(
-        self, structures: Structures, systems: Systems, wanted: Wanted, chosen: Chosen, recorded: bool
-    ) -> dict[str, Any]:
+    def _run(self, batch: Batch, wanted: Wanted, chosen: Chosen, recorded: bool) -> dict[str, Any]:
         """Outputs in the caller's order."""
-        structures = structures.with_edges(self.cutoff, self.max_neighbors, self.use_pbc)
+        structures = batch.structures.with_edges(self.cutoff, self.max_neighbors, self.use_pbc)
+        batch = batch._replace(structures=structures)
         dtype = self.backbone.sphere_embedding.weight.dtype
         geometry = edge_geometry(structures, torch.promote_types(dtype, torch.float32))
         hidden: Hidden | None = {} if wanted.hidden else None
-        gradient = {output.property for output in self.outputs.all if output.gradient}
-        by_gradient = [flag and name in gradient for name, flag in (("forces", wanted.forces), ("stress", wanted.stress))]
+        derived = {output.property for output in self.outputs.all if output.gradient}
+        forces, stress = wanted.forces and "forces" in derived, wanted.stress and "stress" in derived
 
         def outputs_of(vectors: Tensor) -> dict[str, Any]:
-            return self._read(structures, systems, vectors, wanted, chosen, gradient, not recorded, hidden)
+            return self._read(batch, vectors, wanted, chosen, not recorded, hidden)
 
-        if not any(by_gradient):
+        if not (forces or stress):
             outputs = outputs_of(geometry.vectors)
         else:
             outputs, slope = with_slope(outputs_of, geometry.vectors, recorded)
-            if by_gradient[0]:
+            if forces:
                 outputs["forces"] = forces_of(structures, slope)
-            if by_gradient[1]:
+            if stress:
                 outputs["stress"] = stress_of(structures, geometry, slope).flatten(1)
-            if by_gradient[1] and wanted.per_atom:
+            if stress and wanted.per_atom:
                 outputs["stresses"] = stresses_of(structures, geometry, slope).flatten(1)
-        self._take_means(outputs, structures, systems, chosen)
+        by = divisors(self.output_heads, chosen, batch)
+        if by is not None:
+            outputs["energy"] = outputs["energy"] / by
+            if wanted.per_atom:
+                outputs["energies"] = outputs["energies"] / structures.restored(by[structures.batch])
         if hidden is not None:
             of_atoms = hidden.keys() - {"system_embedding", "expert_coefficients"}
             outputs["hidden"] = {n: structures.restored(x) if n in of_atoms else x for n, x in hidden.items()}
@@ -325,75 +319,33 @@ class Model(Potential, ExactConstants):
 
     def _read(
         self,
-        structures: Structures,
-        systems: Systems,
+        batch: Batch,
         vectors: Float[Tensor, "edges 3"],
         wanted: Wanted,
         chosen: Chosen,
-        gradient: set[str],
         frozen: bool,
         hidden: Hidden | None,
     ) -> dict[str, Tensor]:
         """Everything that does not come from the gradient; energies are sums over atoms."""
-        numbers, batch, count = structures.atomic_numbers, structures.batch, structures.count
+        structures, derived = batch.structures, {o.property for o in self.outputs.all if o.gradient}
         if structures.edge_frames is not None:
             check_frames(structures.edge_frames, vectors)
-        atoms = Geometry(numbers, batch, structures.ends(), vectors, structures.edge_frames)
-        x = self.backbone(atoms, systems, frozen, hidden)
+        atoms = Geometry(
+            structures.atomic_numbers, structures.batch, structures.ends(), vectors, structures.edge_frames
+        )
+        x = self.backbone(atoms, batch.systems, frozen, hidden)
         outputs: dict[str, Tensor] = {}
         if "energy" in chosen:
-            energies = self._of_heads("energy", chosen, x, structures, systems)
-            outputs["energy"] = energies.new_zeros(count, dtype=torch.float64).index_add(0, batch, energies.double())
+            energies = read("energy", self.output_heads, chosen, x, batch)
+            outputs["energy"] = summed(energies, batch)
             if wanted.per_atom:
                 outputs["energies"] = structures.restored(energies.double())
-        if wanted.forces and "forces" in chosen.keys() - gradient:
-            outputs["forces"] = structures.restored(self._of_heads("forces", chosen, x, structures, systems))
-        if wanted.stress and "stress" in chosen.keys() - gradient:
-            outputs["stress"] = self._of_heads("stress", chosen, x, structures, systems)
+        direct = chosen.keys() - derived
+        if wanted.forces and "forces" in direct:
+            outputs["forces"] = structures.restored(read("forces", self.output_heads, chosen, x, batch))
+        if wanted.stress and "stress" in direct:
+            outputs["stress"] = read("stress", self.output_heads, chosen, x, batch)
         return outputs
-
-    def _of_heads(
-        self, property: str, chosen: Chosen, x: Tensor, structures: Structures, systems: Systems
-    ) -> Float[Tensor, "members *rest"]:
-        """What each structure's head gives, of atoms or of structures."""
-        heads = chosen[property]
-        if None in heads and checks.looks_at_values():
-            lacking = torch.tensor([head is None for head in heads], device=systems.dataset.device)
-            wrong = ValueError(f"dataset: the model gives no {property} of {[d for d, h in zip(self.known, heads) if h is None]}")
-            checks.require(~lacking[systems.dataset].any(), lambda: wrong)
-        names = [name for name in dict.fromkeys(heads) if name is not None]
-        values = [self._of_head(name, property, x, structures, systems) for name in names]
-        found = values[0]
-        for name, value in zip(names[1:], values[1:], strict=True):
-            mine = torch.tensor([head == name for head in heads], device=x.device)[systems.dataset]
-            mine = mine if property == "stress" else mine[structures.batch]
-            found = torch.where(mine.view(-1, *(1,) * (value.ndim - 1)), value, found)
-        return found
-
-    def _of_head(
-        self, name: str, property: str, x: Tensor, structures: Structures, systems: Systems
-    ) -> Float[Tensor, "members *rest"]:
-        head, expert = self.output_heads[name], None
-        if isinstance(head, OfDatasets):
-            if head.expert:
-                places = torch.tensor([head.expert.get(d, 0) for d in self.known], device=x.device)
-                expert = places[systems.dataset][structures.batch]
-            head = head.head
-        if isinstance(head, EnergyHead):
-            return head(x, expert)
-        return head(x, expert, structures.batch, structures.count) if isinstance(head, StressHead) else head(x)
-
-    def _take_means(self, outputs: dict[str, Any], structures: Structures, systems: Systems, chosen: Chosen) -> None:
-        """Energies per atom of those heads that have them so; forces and stress stay those of the sum, as published."""
-        inner = {name: getattr(head, "head", head) for name, head in self.output_heads.items()}
-        mean = [name is not None and inner[name].mean for name in chosen.get("energy", ())]
-        if not any(mean):
-            return
-        counts = atoms_of(structures.batch, structures.count, torch.float64)
-        counts = torch.where(torch.tensor(mean, device=counts.device)[systems.dataset], counts, 1.0)
-        outputs["energy"] = outputs["energy"] / counts
-        if "energies" in outputs:
-            outputs["energies"] = outputs["energies"] / structures.restored(counts[structures.batch])
 
 
 def _detached(outputs: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,11 @@ class Outputs:
             raise ValueError(f"heads must have one that gives the energy, got {sorted(heads)}")
         # The name of an only head says nothing of datasets.
         only = [sum(other.property == output.property for other in found) == 1 for output in found]
-        return cls(tuple(replace(o, dataset=None) if alone and not o.masked else o for o, alone in zip(found, only, strict=True)))
+        return cls(
+            tuple(
+                replace(o, dataset=None) if alone and not o.masked else o for o, alone in zip(found, only, strict=True)
+            )
+        )
 
     @property
     def datasets(self) -> set[str]:
@@ -62,7 +66,7 @@ class Outputs:
         """The output that a task `named` says, else that of the dataset, or of all; None if there is none."""
         of_property = [output for output in self.all if output.property == property]
         for fits in (
-            lambda output: output.name == named and output.dataset in (dataset, None) or output.name == named,
+            lambda output: output.name == named,
             lambda output: output.dataset is not None and output.dataset == dataset,
             lambda output: output.dataset is None,
         ):
@@ -89,7 +93,9 @@ def _of_head(name: str, config: Mapping[str, Any], given: ESCNMDArguments) -> li
     for property, gradient in properties:
         key = f"{prefix}_{property}" if prefix else property
         if wrapped:
-            datasets = sorted(mapping(f"heads[{name!r}]: dataset", config.get("dataset_names"), config.get("dataset_mapping")))
+            datasets = sorted(
+                mapping(f"heads[{name!r}]: dataset", config.get("dataset_names"), config.get("dataset_mapping"))
+            )
             found += [Output(f"{d}_{key}", property, name, d, gradient, masked=True) for d in datasets]
             continue
         official = key if given.pass_through_head_outputs or len(properties) > 1 else name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -14,6 +14,7 @@ from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.potential import Input
 from equiformer_pytorch.base.tracing import lasting
 
+SYSTEMS = ("charge", "spin", "dataset")
 CHARGES, SPINS = (-100, 100), (0, 100)
 # The dataset of molecules, whose spin multiplicity is one where nothing is said; elsewhere 0: not given.
 MOLECULES = "omol"
@@ -27,6 +28,17 @@ def inputs_of(task: str | None) -> dict[str, Input]:
         "charge": Input(least=CHARGES[0], most=CHARGES[1]),
         "spin": Input(least=SPINS[0], most=SPINS[1], default=int(task == MOLECULES)),
     }
+
+
+def said_of(data: Any, inputs: Mapping[str, Input]) -> dict[str, Any]:
+    """What a batch object, ASE atoms or a list of these say of charge, spin and dataset."""
+    if data is None:
+        return {}
+    each = data if isinstance(data, Sequence) else [data]
+    if not all(hasattr(atoms, "info") for atoms in each):
+        return {name: getattr(data, name, None) for name in SYSTEMS}
+    numbers = {name: [atoms.info.get(name, given.default) for atoms in each] for name, given in inputs.items()}
+    return {name: torch.tensor(values, dtype=torch.float64, device="cpu") for name, values in numbers.items()}
 
 
 class Systems(NamedTuple):
@@ -65,7 +77,11 @@ class Systems(NamedTuple):
 
 
 def dataset_index(
-    dataset: Sequence[str] | str | Tensor | None, known: Sequence[str], task: str | None, count: int, device: torch.device
+    dataset: Sequence[str] | str | Tensor | None,
+    known: Sequence[str],
+    task: str | None,
+    count: int,
+    device: torch.device,
 ) -> Int[Tensor, " structures"]:
     """Of each structure the place of its dataset among the known ones."""
     if not known:
@@ -97,7 +113,9 @@ def _numbers(
     checks.check_shape(name, value, default.shape, "(structures,)")
     low, high = bounds
     if checks.looks_at_values():
-        right = ((value >= low) & (value <= high) & (value == (value.round() if value.is_floating_point() else value))).all()
+        right = (
+            (value >= low) & (value <= high) & (value == (value.round() if value.is_floating_point() else value))
+        ).all()
         words = f"{name} must be whole numbers in {low} … {high}, got "
         checks.require(right, lambda: ValueError(words + str(value.tolist())))
     return value.to(like.dtype)
@@ -153,7 +171,7 @@ class DatasetEmbedding(nn.Module):
         self.requires_grad_(trained)
 
     def forward(self, dataset: Int[Tensor, " structures"]) -> Float[Tensor, "structures channels"]:
-        rows = [self.dataset_emb_dict[name].weight for name in self.treated_as]
+        rows = [cast(nn.Embedding, self.dataset_emb_dict[name]).weight for name in self.treated_as]
         return torch.cat(rows).index_select(0, dataset)
 
 

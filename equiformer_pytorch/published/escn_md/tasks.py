@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from equiformer_pytorch.base.checks import check_within
@@ -41,7 +41,9 @@ class Task:
         normalizer = config.get("normalizer") or {}
         numbers = torch.as_tensor([normalizer.get("mean", 0.0), normalizer.get("rmsd", 1.0)], dtype=torch.float64)
         if numbers.shape != (2,):
-            raise ValueError(f"tasks_config: the normalizer of {name} must have one mean and one rmsd, got {normalizer}")
+            raise ValueError(
+                f"tasks_config: the normalizer of {name} must have one mean and one rmsd, got {normalizer}"
+            )
         references = config.get("element_references")
         while isinstance(references, Mapping):
             key = "_args_" if "_args_" in references else "element_references"
@@ -93,7 +95,9 @@ class Tasks:
         names = () if dataset is None else (dataset,)
         if task is None:
             return Tasks((*self.all, Task("_".join((*names, "energy")), "energy", names, references=total)))
-        kept = [replace(task, datasets=tuple(d for d in task.datasets if d != dataset))] if len(task.datasets) > 1 else []
+        kept = (
+            [replace(task, datasets=tuple(d for d in task.datasets if d != dataset))] if len(task.datasets) > 1 else []
+        )
         changed = replace(task, datasets=names if task.datasets else (), references=total)
         return Tasks(tuple(part for each in self.all for part in ([changed, *kept] if each is task else [each])))
 

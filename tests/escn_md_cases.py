@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tests.published_cases import PARITY, crystal, molecule, together
+from equiformer_pytorch import ESCNMD
+from equiformer_pytorch.published.escn_md.tasks import Task, Tasks
+from tests.published_cases import PARITY, crystal, fill, molecule, together
 
 SHIPPED = Path(__file__).resolve().parent / "data" / "escn_md.pt"
 FILES = {name: PARITY / f"escnmd_{name}.pt" for name in ("conserving", "direct", "uma")}
@@ -154,6 +157,29 @@ def structures() -> dict[str, Any]:
     found["charge"] = torch.tensor([1, 0, -2, 0])
     found["spin"] = torch.tensor([2, 0, 1, 3])
     return found | {"dataset": ["omol", "omat", "oc20", "omol"]}
+
+
+def build(kind: str = "escn_md", **changes: Any) -> ESCNMD:
+    """A small conserving model in float64, alive in all parts, with scales and energies of elements; or one with
+    experts, whose task is one of three datasets."""
+    name = {"escn_md": "mean", "experts": "experts"}.get(kind, kind)
+    arguments = arguments_of(CASES[name]) | {"dataset_emb_grad": True}
+    arguments |= {"heads": {"head": EFS}} if kind == "escn_md" else {}
+    model = ESCNMD(**(arguments | changes)).double().eval()
+    fill(model)
+    model.tasks = Tasks(tuple(task for dataset in model.known or (None,) for task in tasks_of(dataset)))
+    model.task = "omat" if model.known else None
+    return model
+
+
+def tasks_of(dataset: str | None) -> list[Task]:
+    """Energy, forces and stress of a dataset, each with numbers of its own."""
+    shift = len(dataset or "") + 0.5
+    names = () if dataset is None else (dataset,)
+    scales = {"energy": (0.25 * shift, 2.0), "forces": (0.0, 2.0), "stress": (0.0, 2.0)}
+    references = torch.linspace(-9, shift, 20, dtype=torch.float64)
+    found = [Task("_".join((*names, p)), p, names, *pair) for p, pair in scales.items()]
+    return [replace(found[0], references=references), *found[1:]]
 
 
 def arguments_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class ESCNMD(FromFairchem):
         heads: configurations of fairchem's heads and wrappers by name; one MLP_EFS_Head by default.
         pass_through_head_outputs: whether fairchem's names of outputs are those of the heads' own.
         model_id: the generation; the mean over atoms of "UMA-S-1.2" counts one too many.
+        task: (not of fairchem) the dataset that structures are of unless they say so themselves.
         num_sphere_samples, otf_graph, use_pbc, use_pbc_single, regress_hessian, hessian_vmap, activation_checkpointing,
             use_cuda_graph_wigner, use_quaternion_wigner, radius_pbc_version, always_use_pbc, edge_chunk_size,
             execution_mode, use_global_embedding, moe_layer_type, model_version, supports_single_atoms: without effect.
@@ -85,6 +86,7 @@ class ESCNMD(FromFairchem):
         self.outputs = Outputs.of(heads, given)
         self.backbone = Backbone(given, tuple(sorted(given.datasets)))
         self.output_heads = nn.ModuleDict({name: build_head(name, heads[name], given) for name in sorted(heads)})
+        self.task = given.task
 
     @lasting_tensors()
     @torch.no_grad()

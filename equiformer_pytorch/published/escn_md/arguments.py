@@ -75,6 +75,7 @@ class ESCNMDArguments:
     pass_through_head_outputs: bool = flag(False)
     model_id: str | None = None
     supports_single_atoms: bool = False
+    task: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -91,6 +92,7 @@ class ESCNMDArguments:
             raise ValueError(f"layers_moe must be of the {self.num_layers} layers, got {list(self.layers_moe or ())}")
         if self.use_dataset_embedding:
             mapping("dataset", self.dataset_list, self.dataset_mapping)
+        check_type("task", self.task, str | None, "the name of a dataset")
         check_type("heads", self.heads, Mapping[str, Mapping[str, Any]] | None, "arguments of each head by its name")
 
     @property

@@ -134,7 +134,7 @@ class Backbone(ExactConstants):
             coefficients = note(
                 "expert_coefficients", self.expert_coefficients(atoms.numbers, atoms.batch, of_structure)
             )
-            mixture = mixture_of(coefficients, atoms.batch, frozen)
+            mixture = mixture_of(coefficients, atoms.batch, atoms.ends[1], frozen)
         of_system = of_structure.index_select(0, atoms.batch)
         elements, edges = (self.source_embedding, self.target_embedding), self.edges(atoms)
         embedded = self.sphere_embedding(atoms.numbers) + of_system

@@ -148,7 +148,7 @@ class Edgewise(ExactConstants):
         radial = cast(RadialNetwork, self.so2_conv_1.get_submodule("rad_func"))
 
         def aggregate(rows: slice, piece: EdgeGraph) -> tuple[Tensor, ...]:
-            segments = [] if mixture is None or first is None else mixture.segments(piece.receiver_points)
+            segments = [] if mixture is None or first is None else mixture.segments_of(piece.receiver_points)
             scales = F.linear(radial(piece, *elements), *radial.last())
             hidden, gates = self.so2_conv_1.in_segments(join_rotate(x, piece), scales, first, segments)
             message, _ = self.so2_conv_2.in_segments(self.act(hidden, gates), None, second, segments)

@@ -16,6 +16,8 @@ from equiformer_pytorch.published.linear import init_linear
 
 # What is added to each coefficient behind the softmax.
 LEAST = 0.005
+# (group, first edge, end): edges that follow each other, of structures that mix alike.
+Segment = tuple[int, int, int]
 # The generation of UMA whose mean over atoms counts one atom too many.
 ONE_TOO_MANY = "UMA-S-1.2"
 
@@ -29,18 +31,21 @@ class Mixture:
 
     coefficients: Float[Tensor, "groups experts"]
     group: Int[Tensor, " atoms"]
+    edges: int
+    segments: list[Segment]
+    """Of all edges."""
     frozen: bool
 
-    def segments(self, receivers: Int[Tensor, " edges"]) -> list[tuple[int, int, int]]:
-        """(group, first edge, end) of edges that are sorted by receiver, and thereby by structure."""
-        if self.coefficients.shape[0] == 1:
-            return [(0, 0, receivers.shape[0])]
-        groups, counts = torch.unique_consecutive(plain(self.group)[plain(receivers)], return_counts=True)
-        found, first = [], 0
-        for group, count in zip(groups.tolist(), counts.tolist(), strict=True):
-            found.append((group, first, first + count))
-            first += count
-        return found
+    def segments_of(self, receivers: Int[Tensor, " edges"]) -> list[Segment]:
+        """Of some of the edges, those that some atoms receive."""
+        return self.segments if receivers.shape[0] == self.edges else segments(self.group, receivers)
+
+
+def segments(group: Int[Tensor, " atoms"], receivers: Int[Tensor, " edges"]) -> list[Segment]:
+    """Of edges that are sorted by receiver, and thereby by structure."""
+    found = torch.unique_consecutive(plain(group)[plain(receivers)], return_counts=True)
+    ends = torch.stack((*found, found[1].cumsum(0))).T.tolist()  # one wait for a device
+    return [(number, end - count, end) for number, count, end in ends]
 
 
 class Router(nn.Module):
@@ -103,7 +108,10 @@ def routing_network(channels: int, experts: int) -> nn.Sequential:
 
 
 def mixture_of(
-    coefficients: Float[Tensor, "structures experts"], batch: Int[Tensor, " atoms"], frozen: bool
+    coefficients: Float[Tensor, "structures experts"],
+    batch: Int[Tensor, " atoms"],
+    receivers: Int[Tensor, " edges"],
+    frozen: bool,
 ) -> Mixture:
     """Groups of structures that mix alike, where nothing is recorded; else each is one.
 
@@ -112,10 +120,12 @@ def mixture_of(
     """
     if exporting():
         raise ValueError("a mixture of experts cannot be exported: export model.merged(…) of one composition")
+    edges, group = receivers.shape[0], batch
     if frozen and coefficients.shape[0] > 1:
-        coefficients, group = torch.unique(coefficients, dim=0, return_inverse=True)
-        return Mixture(coefficients, group.index_select(0, batch), True)
-    return Mixture(coefficients, batch, frozen)
+        coefficients, of_structure = torch.unique(coefficients, dim=0, return_inverse=True)
+        group = of_structure.index_select(0, batch)
+    alike = coefficients.shape[0] == 1
+    return Mixture(coefficients, group, edges, [(0, 0, edges)] if alike else segments(group, receivers), frozen)
 
 
 class Experts(nn.Module):

@@ -90,7 +90,7 @@ class FromFairchem(Model):
         model.tasks = Tasks(tuple(Task.from_config(entry) for entry in contents.get("tasks_config") or ()))
         held = contents.get("merged_for")
         model.merged_for = None if held is None else Kind.from_plain(held)
-        model.task = contents.get("task") if task is None else task
+        model.task = model.task if task is None else task
         return model.eval()
 
     @classmethod
@@ -100,7 +100,7 @@ class FromFairchem(Model):
     def _beside(self) -> dict[str, Any]:
         merged = None if self.merged_for is None else self.merged_for.to_plain()
         tasks = [task.to_config() for task in self.tasks.all]
-        return {"tasks_config": tasks, "task": self.task, "merged_for": merged}
+        return {"tasks_config": tasks, "merged_for": merged}
 
 
 def arguments_of(contents: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.base.potential import HEAVIEST, Potential
-from equiformer_pytorch.base.tracing import lasting, lasting_tensors
+from equiformer_pytorch.base.tracing import lasting, lasting_tensors, plain
 from equiformer_pytorch.graph.frames import check_frames
 from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, stresses_of, with_slope
 from equiformer_pytorch.inputs.structures import Structures, gather_structures, volumes
@@ -51,8 +51,6 @@ class Model(Potential, ExactConstants):
     def __init__(self) -> None:
         super().__init__()
         self.tasks = Tasks()
-        self._task: str | None = None
-        self.inputs = inputs_of(None)
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -69,9 +67,9 @@ class Model(Potential, ExactConstants):
 
     @task.setter
     def task(self, name: str | None) -> None:
-        if name is not None and name not in self.known:
-            raise ValueError(f"task must be one of {', '.join(self.known) or 'none: there is one kind'}; got {name!r}")
-        self._task, self.inputs = name, inputs_of(name)
+        if name is not None and self.known and name not in self.known:
+            raise ValueError(f"task must be one of {', '.join(self.known)}; got {name!r}")
+        self._task, self.inputs, self.config["task"] = name, inputs_of(name), name
 
     def forward(
         self,
@@ -248,7 +246,7 @@ class Model(Potential, ExactConstants):
             return True
         if structures.cell is None:
             return False
-        return not checks.looks_at_values() or bool((volumes(structures.cell) > 0).all())
+        return not checks.looks_at_values() or bool((volumes(plain(structures.cell)) > 0).all())
 
     def _gather(
         self, data: Any, given: Mapping[str, Any], of_systems: Sequence[Any], *, with_volume: bool = False

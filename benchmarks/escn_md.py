@@ -1,8 +1,8 @@
 """eSCN-MD beside fairchem-core: ``python -m benchmarks.escn_md [--fairchem PYTHON] [--out DIR]``.
 
-PYTHON is that of an environment of its own with fairchem-core (``pip install torch==2.13.0 fairchem-core==2.24.0``). Both
-sides have the same weights and inputs, in float32 on one thread: a Cu(111) slab with CO on it, 38 atoms with their 20
-nearest neighbours, 760 edges; 4 layers of 128 channels, gates, no experts, as UMA-S once it is merged. A case is
+PYTHON is that of an environment of its own with fairchem-core (``pip install torch==2.13.0 fairchem-core==2.24.0``).
+Both sides have the same weights and inputs, in float32 on one thread: a Cu(111) slab with CO on it, 38 atoms with their
+20 nearest neighbours, 760 edges; 4 layers of 128 channels, gates, no experts, as UMA-S once it is merged. A case is
 "inference", energy, forces and stress of frozen weights, or "training", the gradients of all weights of a loss of all
 three. Every measurement runs in a process of its own; the sides alternate, ratios are of medians, and the losses, which
 are printed too, agree. fairchem's execution mode for inference alone runs as "fast".
@@ -132,7 +132,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 def compare(lmax: int, kind: str, fairchem: str | None, rounds: int, steps: int) -> dict[str, Any]:
     """All sides, alternating."""
-    sides = ["ours", *["fairchem"] * (fairchem is not None), *["fast"] * (fairchem is not None and kind == "inference" and lmax == 2)]
+    others = [] if fairchem is None else ["fairchem", *["fast"] * (kind == "inference")]
+    sides = ["ours", *others]
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(rounds):
         for side in sides:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(module: str, side: Path, job: dict[str, Any], python: str = sys.executable) -> list[Any]:
-    """What ``python -m MODULE SIDE JOB`` prints, one JSON value per line; `python` may be that of another environment."""
+    """What ``python -m MODULE SIDE JOB`` prints, one JSON value per line, run by `python`."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "CACHE_PATH": str(Path(tempfile.gettempdir()) / "published-basis-cache"),

@@ -158,8 +158,9 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *slopes: Tensor):
-        _, *wanted = needed(ctx, (False, *(True for _ in ctx.saved_tensors)))
-        plan, given = ctx.plan.derivative(tuple(wanted), len(slopes)), (*ctx.saved_tensors, *slopes)
+        tensors = ctx.saved_tensors  # once: what is computed again cannot be asked for twice
+        _, *wanted = needed(ctx, (False, *(True for _ in tensors)))
+        plan, given = ctx.plan.derivative(tuple(wanted), len(slopes)), (*tensors, *slopes)
         if torch.is_grad_enabled():
             found = iter(_tuple(_Recomputed.apply(plan, *given)))
         else:

@@ -71,7 +71,9 @@ class EquiformerCalculator(Calculator):
         sources: list[Source] = [potential] if one else list(potential)
         if not sources:
             raise ValueError("potential is empty: a committee needs at least one member")
-        self.members = [_own(source).to(device=device, dtype=dtype).eval() for source in sources]
+        # Our own copies: frozen weights cost no work in the backward pass that forces are.
+        owned = [_own(source).to(device=device, dtype=dtype) for source in sources]
+        self.members = [member.eval().requires_grad_(False) for member in owned]
         self.potential, self.device, self.skin = self.members[0], torch.device(device), float(skin)
         self.targets = {}
         for name in frozenset.intersection(*(frozenset(member.targets) for member in self.members)):

@@ -27,7 +27,7 @@ from equiformer_pytorch.base.checks import check_number
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from equiformer_pytorch.atoms.potential import Target
+    from equiformer_pytorch.base.potential import Input, Target
 
 __all__ = ["LazyItems", "Skipped", "StructureDataset", "collate_structures", "load_structures"]
 
@@ -221,6 +221,7 @@ def load_structures(
     dtype: torch.dtype | None = None,
     keys: Mapping[str, str] | None = None,
     targets: Mapping[str, Target] | None = None,
+    inputs: Mapping[str, Input] | None = None,
     lazy: bool = False,
 ) -> StructureDataset:
     """All structures of one or several files that ASE reads (extxyz, db, aselmdb, traj, …), with graphs made once.
@@ -244,6 +245,7 @@ def load_structures(
             ``{"energy": "REF_energy", "forces": "REF_forces", "virial": "REF_virial"}``.
         targets: further labels, as :class:`EquiformerPotential` takes them; items then have them, with a first axis of
             atoms or of one, and ``has_NAME``.
+        inputs: what the model takes beside the geometry, its `inputs`: charges, say; items then have them, too.
         lazy: read records and make their graphs when they are asked for, see :class:`LazyItems`.
 
     Raises:
@@ -256,7 +258,7 @@ def load_structures(
     check_number("cutoff", cutoff, 0, whole=False, exclusive=True)
     check_number("max_neighbors", max_neighbors, 1)
     form = Form(cutoff, max_neighbors, torch.get_default_dtype() if dtype is None else dtype)
-    reader = LabelReader(keys, targets)
+    reader = LabelReader(keys, targets, inputs)
     paths = [Path(p) for p in ([path] if isinstance(path, str | Path) else path)]
     for file in paths:
         if not file.is_file():

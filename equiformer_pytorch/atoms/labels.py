@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equiformer_pytorch.atoms.embedding import read_inputs
 from equiformer_pytorch.atoms.tensors import isotropic_part, traceless_part
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from equiformer_pytorch.atoms.potential import Target
+    from equiformer_pytorch.base.potential import Input, Target
 
 LABELS = ("energy", "forces", "stress")
 # Where these are looked for unless the caller says otherwise; a virial only where there is no stress.
@@ -47,13 +48,19 @@ class LabelReader:
             ``has_NAME`` says so. A symmetric 3×3 matrix (nine numbers, or six) read as a target of degree 0 or 2 gives
             its isotropic or its traceless part, see :mod:`equiformer_pytorch.atoms.tensors`; it may stand under the
             name of the target without its ending, `polarizability` for `polarizability_0` and `polarizability_2`.
+        inputs: what structures come with beside their geometry, as a potential has it: read by name, or its default.
 
     Raises:
         ValueError: `keys` has a name that is neither, or `targets` one that is taken.
     """
 
-    def __init__(self, keys: Mapping[str, str] | None = None, targets: Mapping[str, Target] | None = None) -> None:
-        self.targets = dict(targets or {})
+    def __init__(
+        self,
+        keys: Mapping[str, str] | None = None,
+        targets: Mapping[str, Target] | None = None,
+        inputs: Mapping[str, Input] | None = None,
+    ) -> None:
+        self.targets, self.inputs = dict(targets or {}), dict(inputs or {})
         taken = sorted(TAKEN.intersection(self.targets))
         if taken:
             raise ValueError(f"targets must have names of their own, got {taken}")
@@ -89,6 +96,7 @@ class LabelReader:
             labels["stress"] = _stress_of_virial(name, fields[name], atoms)
         for target in self.targets:
             labels |= self._target(target, fields, len(atoms), used)
+        labels |= {name: value.numpy() for name, value in read_inputs(atoms, self.inputs).items()}
         self.records += 1
         self.found.update(name for name in labels if name in LABELS or (name in self.targets and labels[f"has_{name}"]))
         self._note(fields, used, labels, len(atoms))

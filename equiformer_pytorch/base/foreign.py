@@ -31,6 +31,10 @@ ENTRIES = {
 DEEPEST = 100
 
 
+class UnfitError(ValueError):
+    """A file that could be read, and holds what it should not."""
+
+
 class StandIn:
     """An object of a class that is not imported: what its pickle says of it, in ``__dict__``."""
 
@@ -54,10 +58,10 @@ def load_foreign(source: str | PathLike[str]) -> Any:
 
     Raises:
         pickle.UnpicklingError: it names other classes.
-        ValueError: it lacks an entry, or torch is too old for stand-ins.
+        UnfitError: it lacks an entry, or torch is too old for stand-ins.
     """
     if not hasattr(torch.serialization, "safe_globals"):
-        raise ValueError(f"reading {source} needs torch 2.5 or later, this is {torch.__version__}")
+        raise UnfitError(f"it needs torch 2.5 or later to be read, this is {torch.__version__}")
     with torch.serialization.safe_globals([*STAND_INS.values(), *BUILTIN]):
         contents = torch.load(source, map_location="cpu", weights_only=True)
     if not isinstance(contents, STAND_INS[CHECKPOINT]):
@@ -65,7 +69,7 @@ def load_foreign(source: str | PathLike[str]) -> Any:
     held = vars(contents)
     lacking = [name for name in ENTRIES if name not in held]
     if lacking:
-        raise ValueError(f"{source} is a file of inference of fairchem that lacks {', '.join(lacking)}")
+        raise UnfitError(f"it is a file of inference of fairchem that lacks {', '.join(lacking)}")
     made: dict[int, Any] = {}
     return {ours: plain(held[name], made) for name, ours in ENTRIES.items()}
 
@@ -77,10 +81,10 @@ def plain(value: Any, made: dict[int, Any], depth: int = 0) -> Any:
         made: what came of each object, by its id: what a file holds in many places is made once.
 
     Raises:
-        ValueError: it is nested too deep, or holds itself.
+        UnfitError: it is nested too deep, or holds itself.
     """
     if depth > DEEPEST:
-        raise ValueError(f"the file holds data that are nested more than {DEEPEST} deep")
+        raise UnfitError(f"it holds data that are nested more than {DEEPEST} deep")
     if id(value) in made:
         return made[id(value)]
     found = value

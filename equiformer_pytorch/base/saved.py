@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiformer_pytorch.base.foreign import load_foreign, names_foreign
+from equiformer_pytorch.base.foreign import UnfitError, load_foreign, names_foreign
 
 # What data parallelism, averaging and compilation put into the names of weights, and add to them.
 WRAPPERS = ("module", "_orig_mod")
@@ -55,6 +55,8 @@ def read_saved(source: str | PathLike[str] | Mapping[str, Any]) -> Mapping[str, 
         raise TypeError(f"source must be a path or a mapping, got {type(source).__name__}")
     try:
         contents = _load(source)
+    except UnfitError as error:
+        raise ValueError(f"{source} does not fit: {error}") from error
     except Exception as error:  # a damaged file can raise almost anything
         if isinstance(error, OSError) and error.filename is not None:
             raise

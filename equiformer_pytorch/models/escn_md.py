@@ -13,6 +13,7 @@ from equiformer_pytorch.base.tracing import lasting_tensors
 from equiformer_pytorch.published.checkpoint import compare_weights
 from equiformer_pytorch.published.escn_md.arguments import DEFAULT_HEADS, ESCNMDArguments
 from equiformer_pytorch.published.escn_md.backbone import Backbone
+from equiformer_pytorch.published.escn_md.experts import Experts
 from equiformer_pytorch.published.escn_md.files import FromFairchem
 from equiformer_pytorch.published.escn_md.heads import build_head
 from equiformer_pytorch.published.escn_md.merging import Kind, merged_config, merged_weights, one_row
@@ -131,3 +132,22 @@ class ESCNMD(FromFairchem):
         model.load_state_dict(weights, strict=True)
         model.tasks, model.merged_for, model.task = self.tasks, kind, kind.dataset
         return model.eval()
+
+    def about(self) -> dict[str, str]:
+        mixing = [module for module in self.modules() if isinstance(module, Experts)]
+        trained = {name: sorted(p for p in self.gives if self.tasks.find(p, name)) for name in self.known}
+        kinds = [f"{name} ({', '.join(found)})" if found else name for name, found in trained.items()]
+        return {
+            "task": self.task or "",
+            "datasets": ", ".join(kinds),
+            "experts": f"{mixing[0].weights.shape[0]}, in {len(mixing)} linear maps" if mixing else "",
+            "merged for": "" if self.merged_for is None else str(self.merged_for.to_plain()),
+        }
+
+    def leave_out_stress_head(self) -> None:
+        lone = {output.head for output in self.outputs.all if output.property == "stress" and not output.gradient}
+        heads = {name: head for name, head in (self.config["heads"] or {}).items() if name not in lone}
+        if lone:
+            self.config |= {"heads": heads, "regress_stress": False}
+            self.outputs = Outputs(tuple(output for output in self.outputs.all if output.head not in lone))
+            self.output_heads = nn.ModuleDict({n: head for n, head in self.output_heads.items() if n not in lone})

@@ -39,8 +39,9 @@ class Task:
         except (KeyError, TypeError) as error:
             raise ValueError(f"tasks_config has an entry without name, property or datasets: {config}") from error
         normalizer = config.get("normalizer") or {}
-        numbers = torch.as_tensor([normalizer.get("mean", 0.0), normalizer.get("rmsd", 1.0)], dtype=torch.float64)
-        if numbers.shape != (2,):
+        given = (normalizer.get("mean", 0.0), normalizer.get("rmsd", 1.0))
+        numbers = [torch.as_tensor(number, dtype=torch.float64) for number in given]
+        if any(number.numel() != 1 for number in numbers):
             raise ValueError(
                 f"tasks_config: the normalizer of {name} must have one mean and one rmsd, got {normalizer}"
             )
@@ -50,7 +51,7 @@ class Task:
             references = references.get(key)
             references = references[0] if key == "_args_" and references is not None else references
         table = None if references is None else torch.as_tensor(references, dtype=torch.float64).flatten()
-        return cls(name, property, tuple(datasets), *numbers.tolist(), references=table)
+        return cls(name, property, tuple(datasets), *(float(number) for number in numbers), references=table)
 
     def to_config(self) -> dict[str, Any]:
         """What :meth:`from_config` reads."""

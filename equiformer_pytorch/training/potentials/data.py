@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from equiformer_pytorch.atoms import StructureDataset, Target, load_structures
+from equiformer_pytorch.atoms import Input, StructureDataset, Target, load_structures
 from equiformer_pytorch.atoms.dataset import LazyItems
 from equiformer_pytorch.atoms.labels import LABELS
 from equiformer_pytorch.training.options import assigned
@@ -40,6 +40,7 @@ class Form:
     max_neighbors: int | None
     dtype: torch.dtype | None
     targets: dict[str, Target]
+    inputs: dict[str, Input]
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def load(
                 dtype=form.dtype,
                 keys=assigned(settings.keys),
                 targets=form.targets,
+                inputs=form.inputs,
                 lazy=lazy,
             )
     except FileNotFoundError as error:

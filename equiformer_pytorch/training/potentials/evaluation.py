@@ -76,6 +76,7 @@ def _load(model: Potential, files: Sequence[Path], how: Evaluation) -> Structure
         dtype=next(model.parameters()).dtype,
         keys=how.keys,
         targets=model.targets,
+        inputs=model.inputs,
         lazy=True,
     )
     if not isinstance(structures.items, LazyItems):

@@ -34,11 +34,12 @@ def prepare(settings: PotentialSettings, folder: Path, resumed: bool, accelerato
     """Data, model and what is done with them."""
     model = None
     targets = start.targets_of(settings)
-    form = data.Form(settings.cutoff, None, None, targets)
+    form = data.Form(settings.cutoff, None, None, targets, {})
     if settings.checkpoint is not None:
         model = start.potential_of(folder / start.START if resumed else settings.checkpoint, settings)
         targets = dict(model.targets)
-        form = data.Form(model.cutoff, model.max_neighbors, next(model.parameters()).dtype, targets)
+        dtype = next(model.parameters()).dtype
+        form = data.Form(model.cutoff, model.max_neighbors, dtype, targets, dict(model.inputs))
     with accelerator.main_process_first():  # the others find what it made
         splits = data.read_splits(settings, form, accelerator.print)
     species = start.species_of(settings) if model is None else list(model.elements)

@@ -260,7 +260,7 @@ def test_export() -> None:
     sizes["cell_offsets"] = {0: sizes["edge_index"][1]}
     flags = {"forces": False, "stress": False}
     shapes = {**sizes, "forces": None, "stress": None}
-    program = export(merged, (), given(salt()) | flags, dynamic_shapes=shapes, strict=False).module()
+    program = export(merged, (), given(salt() * (2, 1, 2)) | flags, dynamic_shapes=shapes, strict=False).module()
     for atoms in (salt(), salt() * (2, 2, 1)):
         assert relative(program(**given(atoms), **flags)["energy"], merged(**given(atoms), **flags)["energy"]) < 1e-12
     with pytest.raises(ValueError, match="cannot be exported: export model.merged"):

@@ -138,7 +138,7 @@ class Backbone(ExactConstants):
         of_system = of_structure.index_select(0, atoms.batch)
         elements, edges = (self.source_embedding, self.target_embedding), self.edges(atoms)
         embedded = self.sphere_embedding(atoms.numbers) + of_system
-        higher = embedded.new_zeros(len(embedded), self.shape[0] - 1, self.shape[1])
+        higher = embedded.new_zeros(embedded.shape[0], self.shape[0] - 1, self.shape[1])
         x = note("embedding", torch.cat((embedded[:, None], higher), dim=1))
         x = note("edge_degree", x + self.edge_degree_embedding(edges, x, elements))
         for index, block in enumerate(self.blocks):

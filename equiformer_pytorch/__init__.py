@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from equiformer_pytorch.models.equiformer import Equiformer
     from equiformer_pytorch.models.equiformer_v2 import EquiformerV2
     from equiformer_pytorch.models.equiformer_v3 import EquiformerV3
+    from equiformer_pytorch.models.escn_md import ESCNMD
 
 __all__ = [
+    "ESCNMD",
     "Equiformer",
     "EquiformerPotential",
     "EquiformerV2",
@@ -26,6 +28,7 @@ __all__ = [
 # Imported when asked for, so that importing the package takes no longer than what one wants of it: `equiformer --help`
 # wants nothing of torch.
 _LATER = {
+    "ESCNMD": "models.escn_md",
     "Equiformer": "models.equiformer",
     "EquiformerPotential": "atoms.potential",
     "EquiformerV2": "models.equiformer_v2",

@@ -15,12 +15,14 @@ FAMILIES = {
     "EquiformerPotential": "equiformer_pytorch.atoms.potential",
     "EquiformerV2": "equiformer_pytorch.models.equiformer_v2",
     "EquiformerV3": "equiformer_pytorch.models.equiformer_v3",
+    "ESCNMD": "equiformer_pytorch.models.escn_md",
 }
 
 
 def load_potential(source: str | os.PathLike[str] | Mapping[str, Any]) -> Potential:
-    """The model that a file holds, in evaluation mode: an :class:`EquiformerPotential`, :class:`EquiformerV2` or
-    :class:`EquiformerV3`, as their `save` or the official trainers wrote it; with averaged weights, where it has some.
+    """The model that a file holds, in evaluation mode: an :class:`EquiformerPotential`, :class:`EquiformerV2`,
+    :class:`EquiformerV3` or :class:`ESCNMD`, as their `save` or the official trainers wrote it; with averaged weights,
+    where it has some.
 
     Args:
         source: a file, of which no code is run, or its contents.

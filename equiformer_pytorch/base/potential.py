@@ -113,6 +113,10 @@ class Potential(nn.Module, ABC):
     def shift_element_energies(self, shift: Float64[Tensor, " elements"]) -> None:
         """Add to the reference energies, by atomic number, eV; all else stays."""
 
+    def about(self) -> dict[str, str]:
+        """What else there is to be said of the model in a few words, by headings."""
+        return {}
+
     def leave_out_stress_head(self) -> None:
         """For training without stress, in which a head of its own would fall behind. A stress that is the gradient of
         the energy stays."""

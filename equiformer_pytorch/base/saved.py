@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equiformer_pytorch.base.foreign import UnfitError, load_foreign, names_foreign
+
 # What data parallelism, averaging and compilation put into the names of weights, and add to them.
 WRAPPERS = ("module", "_orig_mod")
 COUNTERS = ("n_averaged",)
@@ -52,7 +54,9 @@ def read_saved(source: str | PathLike[str] | Mapping[str, Any]) -> Mapping[str, 
     if not isinstance(source, str | PathLike):
         raise TypeError(f"source must be a path or a mapping, got {type(source).__name__}")
     try:
-        contents = torch.load(source, map_location="cpu", weights_only=True)
+        contents = _load(source)
+    except UnfitError as error:
+        raise ValueError(f"{source} does not fit: {error}") from error
     except Exception as error:  # a damaged file can raise almost anything
         if isinstance(error, OSError) and error.filename is not None:
             raise
@@ -68,6 +72,16 @@ def read_saved(source: str | PathLike[str] | Mapping[str, Any]) -> Mapping[str, 
     if not isinstance(contents, Mapping):
         raise ValueError(f"{source} must hold a dict, got {type(contents).__name__}")
     return contents
+
+
+def _load(source: str | PathLike[str]) -> Any:
+    """Tensors and plain values; those of other packages' files, too, where stand-ins for their classes are known."""
+    try:
+        return torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not names_foreign(error):
+            raise
+        return load_foreign(source)
 
 
 def _looks(path: Path) -> str:

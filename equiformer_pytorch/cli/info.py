@@ -85,6 +85,7 @@ def _of_potential(file: Path, contents: Mapping[str, Any]) -> dict[str, str]:
         "gives": ", ".join(sorted(model.gives - model.targets.keys(), key=str)),
         "targets": ", ".join(targets),
         "inputs": ", ".join(_input(name, each) for name, each in model.inputs.items()),
+        **model.about(),
         "parameters": f"{sum(weight.numel() for weight in weights):,}, {str(weights[0].dtype).removeprefix('torch.')}",
         "arguments": ", ".join(f"{name}={value}" for name, value in config.items()),
         "reference energies": ", ".join(f"{symbol} {energy:.4f} eV" for symbol, energy in named.items()),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from equiformer_pytorch.ops.dispatch import traced
+from equiformer_pytorch.ops.needed import needed
 
 # Numbers per piece: 1 MiB in float32. Fresh pages for larger tensors cost more than the arithmetic on them.
 PIECE = 2**18
@@ -80,6 +81,8 @@ class _Plan:
             for t, split in zip(tensors, self.split, strict=True)
         ]
         results: list[Tensor] = []
+        if self.product and not torch.is_grad_enabled():
+            return self._products(zip(*pieces, strict=True), rows)
         for i, piece in enumerate(zip(*pieces, strict=True)):
             for k, part in enumerate(_tuple(self.evaluate(*piece))):
                 joined = self.joined is None or self.joined[k]
@@ -90,6 +93,18 @@ class _Plan:
                 else:
                     results[k] += part
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _products(self, pieces: Iterable[tuple[Tensor, ...]], rows: int) -> Tensor:
+        """All products, each written where it belongs."""
+        result, first = None, 0
+        for piece in pieces:
+            matrix, *factors = self.function(*piece)
+            factor = factors[0] if len(factors) == 1 else torch.cat(factors, dim=-1)
+            if result is None:
+                result = factor.new_empty(rows, matrix.shape[-2], factor.shape[-1])
+            torch.matmul(matrix, factor, out=result[first : first + factor.shape[0]])
+            first += factor.shape[0]
+        return cast(Tensor, result)
 
     def derivative(self, wanted: tuple[bool, ...], results: int) -> _Plan:
         """The plan that finds the gradients of the wanted tensors from all tensors and the gradients of the results."""
@@ -143,8 +158,9 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *slopes: Tensor):
-        wanted = ctx.needs_input_grad[1:]
-        plan, given = ctx.plan.derivative(wanted, len(slopes)), (*ctx.saved_tensors, *slopes)
+        tensors = ctx.saved_tensors  # once: what is computed again cannot be asked for twice
+        _, *wanted = needed(ctx, (False, *(True for _ in tensors)))
+        plan, given = ctx.plan.derivative(tuple(wanted), len(slopes)), (*tensors, *slopes)
         if torch.is_grad_enabled():
             found = iter(_tuple(_Recomputed.apply(plan, *given)))
         else:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiformer_pytorch.ops.dispatch import operation, traced
+from equiformer_pytorch.ops.needed import needed
 
 Range = tuple[int, int]
 """(first, end) of columns."""
@@ -188,8 +189,12 @@ class _BlockProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: BlockPlan, scales: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.plan = plan
-        ctx.save_for_backward(scales, *tensors)
         inputs, matrices, biases = _taken_apart(tensors, plan)
+        # Of frozen matrices the inputs are not needed, unless scales are.
+        end = len(inputs) + len(matrices)
+        ctx.keeps_inputs = scales is not None or any(ctx.needs_input_grad[2 + len(inputs) : 2 + end])
+        kept = tensors if ctx.keeps_inputs else tensors[len(inputs) :]
+        ctx.save_for_backward(scales, *kept)
         if scales is not None:
             inputs = (_scaled(inputs[0], scales, plan),)
         return tuple(_in_place(inputs, matrices, biases, plan))
@@ -197,9 +202,10 @@ class _BlockProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor):
         plan, (scales, *tensors) = ctx.plan, ctx.saved_tensors
+        if not ctx.keeps_inputs:
+            tensors = [slopes[0]] * len(plan.sources) + tensors  # in the places of the inputs, which nobody looks at
         inputs, matrices, biases = _taken_apart(tensors, plan)
-        needs = iter(ctx.needs_input_grad[1:])
-        wants_scales, *wants = needs
+        _, wants_scales, *wants = needed(ctx, (False, scales is not None, *(True for _ in tensors)))
         of_scales: Tensor | None = None
         of_inputs: Sequence[Tensor | None] = [None] * len(inputs)
         of_matrices: Sequence[Tensor | None] = [None] * len(matrices)
@@ -212,8 +218,10 @@ class _BlockProduct(torch.autograd.Function):
         if any(wants[len(inputs) : len(inputs) + len(matrices)]):
             scaled = inputs if scales is None else (_scaled(inputs[0], scales, plan),)
             of_matrices = [_matrix_slope(scaled, slopes, block) for block in plan.blocks]
-        of_biases = [slopes[b.target][:, slice(*b.columns)].sum(0) for b in plan.blocks if b.bias]
-        return None, of_scales, *of_inputs, *of_matrices, *of_biases[: len(biases)]
+        of_biases: Sequence[Tensor | None] = [None] * len(biases)
+        if any(wants[len(inputs) + len(matrices) :]):
+            of_biases = [slopes[b.target][:, slice(*b.columns)].sum(0) for b in plan.blocks if b.bias]
+        return None, of_scales, *of_inputs, *of_matrices, *of_biases
 
 
 def _taken_apart(

@@ -94,6 +94,59 @@ def of_samples(
     return product_in_pieces(lambda x, to, back: (back, pointwise(to @ x)), (x,), (to, back), to.shape[0] * x.shape[2])
 
 
+class _Gated(torch.autograd.Function):
+    """SiLU of the invariants, the higher degrees times the sigmoids of their gates; keeps what it is given alone, and
+    makes no tensor of gates for each row. Derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scalars: Tensor, degree: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scalars, degree)
+        return _gated(x, scalars.sigmoid(), F.silu(x[:, 0]), degree)
+
+    @staticmethod
+    def backward(ctx, *slopes: Tensor):
+        (slope,), (x, scalars, degree) = slopes, ctx.saved_tensors
+        gates = scalars.sigmoid()
+        of_x = _gated(slope, gates, silu_slope(slope[:, 0], x[:, 0]), degree)
+        of_gates = _GateSlope.apply(slope, x, degree, scalars.shape[1])
+        return of_x, of_gates * gates * (1 - gates), None
+
+
+class _GateSlope(torch.autograd.Function):
+    """Σ over the rows of each degree of slope ⊙ x: the gradient of the gates."""
+
+    @staticmethod
+    def forward(ctx, slope: Tensor, x: Tensor, degree: Tensor, width: int) -> Tensor:
+        ctx.save_for_backward(slope, x, degree)
+        found = slope.new_zeros(slope.shape[0], width // x.shape[2], x.shape[2])
+        for row, of_degree in enumerate(degree.tolist(), start=1):
+            found[:, of_degree].addcmul_(slope[:, row], x[:, row])
+        return found.flatten(1)
+
+    @staticmethod
+    def backward(ctx, *slopes: Tensor):
+        (given,), (slope, x, degree) = slopes, ctx.saved_tensors
+        none = torch.zeros_like(x[:, 0])
+        return _gated(x, given, none, degree), _gated(slope, given, none, degree), None, None
+
+
+def _gated(
+    x: Float[Tensor, "points rows channels"],
+    gates: Float[Tensor, "points gates"],
+    first: Float[Tensor, "points channels"],
+    degree: Int[Tensor, " rows"],
+) -> Float[Tensor, "points rows channels"]:
+    """`first`, then the other rows times the gates of their degree."""
+    of_degrees = gates.unflatten(1, (-1, x.shape[2]))
+    if torch.is_grad_enabled():
+        return torch.cat((first[:, None], x[:, 1:] * of_degrees.index_select(1, degree)), dim=1)
+    found = torch.empty_like(x)
+    found[:, 0] = first
+    for row, of_degree in enumerate(degree.tolist(), start=1):
+        torch.mul(x[:, row], of_degrees[:, of_degree], out=found[:, row])
+    return found
+
+
 @dataclass(frozen=True)
 class Kind:
     """What an activation's published name stands for."""
@@ -164,6 +217,7 @@ class Activation(ExactConstants):
     (EquiformerV2, section 4.4; EquiformerV3, SwiGLU-S².) Exactly equivariant are gate, square and gates2.
 
     Args:
+        integral: how harmonics on the grid are normalised, see :func:`~.sphere_grid.grid_matrices`.
         dropout: of what comes out of the sigmoid, of φ(s) and of the samples, as published.
         keep: (first, last + 1) of the degrees wanted, degree-major rows only.
     """
@@ -176,6 +230,7 @@ class Activation(ExactConstants):
         resolution: Sequence[int] | None,
         *,
         order_major: bool,
+        integral: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -186,7 +241,9 @@ class Activation(ExactConstants):
             return
         self.kind = KINDS[name.removesuffix(LEAN)]
         product = dropout == 0.0 and (self.kind.gated or self.kind.pointwise is SQUARE)
-        self.grid = SphereGrid(max_degree, max_order, resolution, order_major=order_major, product=product)
+        self.grid = SphereGrid(
+            max_degree, max_order, resolution, order_major=order_major, product=product, integral=integral
+        )
 
     def forward(
         self, x: Float[Tensor, "points rows channels"], scalars: Float[Tensor, "points scalars"]
@@ -194,8 +251,11 @@ class Activation(ExactConstants):
         if self.gate and self.max_degree == 0:
             return self._drop(F.silu(x))
         if self.gate:
+            degree = self.get_buffer("degree")
+            if not traced(x) and not (self.training and self.dropout > 0.0):
+                return _Gated.apply(x, scalars, degree)  # pyright: ignore[reportReturnType]
             gates = self._drop(scalars.sigmoid()).unflatten(1, (self.max_degree, -1))
-            higher = x[:, 1:] * gates.index_select(1, self.get_buffer("degree"))
+            higher = x[:, 1:] * gates.index_select(1, degree)
             return torch.cat((self._drop(F.silu(x[:, :1])), higher), dim=1)
         if self.kind.gated:
             mixed, gate = scalars.split([x.shape[2], x.shape[2] // 2], dim=1)

@@ -79,7 +79,7 @@ class FromCheckpoint(Potential):
         weights = _chosen(weights, ignore)
         if ema:
             weights = _averaged(contents.get("ema"), weights, parameters_in_order, ignore)
-        _compare(weights, wanted)
+        compare_weights(weights, wanted)
         model.to(next(iter(weights.values())).dtype)
         model.load_state_dict(weights, strict=True)
         model.scales = Scales.from_checkpoint(contents)
@@ -135,7 +135,7 @@ def _averaged(
     return {name: averaged[name] for name in weights}
 
 
-def _compare(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def compare_weights(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """ValueError that names everything that does not fit."""
     missing = [name for name in wanted if name not in weights]
     unexpected = [name for name in weights if name not in wanted]

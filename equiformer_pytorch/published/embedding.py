@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.graph.edges import EdgeGraph
@@ -23,6 +23,7 @@ class EdgeDegreeEmbedding(ExactConstants):
         radial_widths: (basis, hidden, hidden); the element embeddings come on top.
         elements: how many there are, 0 for no element embeddings.
         average: N.
+        rescaled: whether s makes up for the orders that other maps leave out; else it is one.
     """
 
     def __init__(
@@ -33,6 +34,8 @@ class EdgeDegreeEmbedding(ExactConstants):
         radial_widths: tuple[int, ...],
         elements: int,
         average: float,
+        *,
+        rescaled: bool = True,
     ) -> None:
         super().__init__()
         self.channels, self.max_degree, self.average = channels, max_degree, average
@@ -42,17 +45,24 @@ class EdgeDegreeEmbedding(ExactConstants):
             self.source_embedding, self.target_embedding = element_embeddings(elements, widths[-1])
             widths[0] += 2 * widths[-1]
         self.rad_func = RadialNetwork((*widths, (max_degree + 1) * channels))
-        self.constant("rescaled", rescaled_rows, max_degree, 0, max_order)
+        self.constant("rescaled", rescaled_rows, max_degree, 0, max_order if rescaled else max_degree)
 
     def forward(
-        self, edges: EdgeGraph, atoms: Float[Tensor, "atoms *rest"]
+        self,
+        edges: EdgeGraph,
+        atoms: Float[Tensor, "atoms *rest"],
+        elements: tuple[nn.Embedding | None, nn.Embedding | None] | None = None,
     ) -> Float[Tensor, "atoms components channels"]:
-        """Of the edges; `atoms` is any feature of the atoms, for their number and dtype."""
+        """Of the edges; `atoms` is any feature of the atoms, for their number and dtype, and `elements` the embeddings
+        of senders and receivers where all layers share them."""
+        elements = (self.source_embedding, self.target_embedding) if elements is None else elements
         width = components(self.max_degree) * self.channels
-        return over_receivers(lambda _, piece: (self._aggregate(piece),), edges, width, atoms.shape[0])[0]
+        return over_receivers(lambda _, piece: (self._aggregate(piece, *elements),), edges, width, atoms.shape[0])[0]
 
-    def _aggregate(self, edges: EdgeGraph) -> Float[Tensor, "receivers components channels"]:
-        radial = self.rad_func(edges, self.source_embedding, self.target_embedding)
+    def _aggregate(
+        self, edges: EdgeGraph, sender: nn.Embedding | None, receiver: nn.Embedding | None
+    ) -> Float[Tensor, "receivers components channels"]:
+        radial = self.rad_func(edges, sender, receiver)
         factors = self.cast("rescaled", radial.dtype)[:, None]
         if edges.envelope is not None:
             factors = factors * edges.envelope[:, None, None]

@@ -117,12 +117,23 @@ class GridNetwork(nn.Module):
     for ``s2``, ``s2_swiglu``, ``s2_square`` and ``gates2_swiglu``; φ = SiLU. A, C and the gate mix or scale channels
     alone, so they commute with the transforms to samples and back: they act on the (L+1)² components, of which there
     are fewer. The published code applies them to the samples; the result is the same to rounding.
+
+    Args:
+        channels: of the atoms, whose invariants are what gates are made of.
+        hidden: between the maps, and at both ends unless `ends` has the channels there.
     """
 
     def __init__(
-        self, channels: int, hidden: int, activation: str, positions: tuple[int, int, int], normal: bool
+        self,
+        channels: int,
+        hidden: int,
+        activation: str,
+        positions: tuple[int, int, int],
+        normal: bool,
+        ends: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
+        first, last = (hidden, hidden) if ends is None else ends
         self.kind = kind = KINDS[activation.removesuffix(LEAN)]
         self.middle = None
         if kind.gated:
@@ -135,9 +146,9 @@ class GridNetwork(nn.Module):
             self.middle = str(positions[1])
             self.add_module(self.middle, linear(hidden, hidden, bias=False, normal=normal))
         self.first_name, self.last_name = names
-        widened = linear(hidden, 2 * hidden if kind.halves else hidden, bias=False, normal=normal)
+        widened = linear(first, 2 * hidden if kind.halves else hidden, bias=False, normal=normal)
         self.add_module(self.first_name, _Named(widened) if kind.halves and not kind.gated else widened)
-        self.add_module(self.last_name, linear(hidden, hidden, bias=False, normal=normal))
+        self.add_module(self.last_name, linear(hidden, last, bias=False, normal=normal))
 
     def forward(
         self,

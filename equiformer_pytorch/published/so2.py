@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -89,8 +92,19 @@ class SO2Linear(nn.Module):
         self, x: Float[Tensor, "edges rows channels"], scales: Float[Tensor, "edges scales"] | None = None
     ) -> tuple[Float[Tensor, "edges rows_out out"], Float[Tensor, "edges invariants"]]:
         """The product and the invariants; of w ⊙ x with `scales`, which have the same factors for +m and −m."""
+        orders = cast(nn.ModuleList, self.get_submodule(self.orders_name))
+        return self.of_weights(x, scales, self.fc_m0.weight, [cast(OrderLinear, entry).fc.weight for entry in orders])
+
+    def of_weights(
+        self,
+        x: Float[Tensor, "edges rows channels"],
+        scales: Float[Tensor, "edges scales"] | None,
+        first: Float[Tensor, "out channels"],
+        others: Sequence[Float[Tensor, "two_out channels"]],
+    ) -> tuple[Float[Tensor, "edges rows_out out"], Float[Tensor, "edges invariants"]]:
+        """The same with other weights: of order 0, and of the orders above."""
         matrices, biases = [], []
-        weight, bias = self.fc_m0.weight.mT, self.fc_m0.bias
+        weight, bias = first.mT, self.fc_m0.bias
         besides = [self.invariants, weight.shape[1] - self.invariants]
         (of_besides, of_message), (bias_besides, bias_message) = weight.split(besides, dim=1), bias.split(besides)
         for order in range(self.max_order + 1):
@@ -99,8 +113,7 @@ class SO2Linear(nn.Module):
                 matrices.append(of_message[:, span])
                 biases.append(bias_message[span])
             else:
-                entry = self.get_submodule(self.orders_name)[order - 1]  # pyright: ignore[reportIndexIssue]
-                pair = entry.fc.weight.mT
+                pair = others[order - 1].mT
                 kept = self.keep == (0, self.max_degree + 1)
                 matrices.append(pair if kept else pair.unflatten(1, (2, -1))[:, :, span].flatten(1))
         if self.invariants:

@@ -31,12 +31,19 @@ def equiangular(latitudes: int) -> tuple[Float64[Tensor, " latitudes"], Float64[
 
 @lru_cache(maxsize=64)
 def grid_matrices(
-    max_degree: int, max_order: int, latitudes: int, longitudes: int, order_major: bool, gauss: bool
+    max_degree: int,
+    max_order: int,
+    latitudes: int,
+    longitudes: int,
+    order_major: bool,
+    gauss: bool,
+    integral: bool = False,
 ) -> tuple[Float64[Tensor, "samples rows"], Float64[Tensor, "rows samples"]]:
     r"""Matrices T to the samples of :math:`f(p) = \sum_{lm} s_l\,x_{lm} Y_{lm}(p)` and F back; F T = 1 on a fine grid.
 
     Y is "component" normalised and :math:`s_l = 1/\sqrt{(2l+1)(L+1)}`, so that every degree has the same variance on
-    the sphere. With `max_order` < L both T and F are multiplied by :func:`~.layout.rescale`, as published. Latitudes
+    the sphere; or, with `integral`, :math:`s_l = 1/\sqrt{4π}`, so that the square of :math:`s_l Y` has the integral 1.
+    With `max_order` < L both T and F are multiplied by :func:`~.layout.rescale`, as published. Latitudes
     are equiangular, or Gauss–Legendre nodes with `gauss`; longitudes are equally spaced from z towards x.
     """
     y, weight = equiangular(latitudes)
@@ -51,6 +58,7 @@ def grid_matrices(
     rows = (order_major_rows if order_major else degree_major_rows)(max_degree, max_order)
     harmonics = harmonics[:, [degree * (degree + 1) + order for degree, order in rows]]
     spread = torch.tensor([((2 * d + 1) * (max_degree + 1)) ** -0.5 for d, _ in rows], dtype=torch.float64)
+    spread = torch.full_like(spread, (4 * math.pi) ** -0.5) if integral else spread
     rescaled = torch.tensor([rescale(d, max_order) for d, _ in rows], dtype=torch.float64)
     weights = (weight / longitudes)[:, None].expand(-1, longitudes).reshape(-1)
     return harmonics * (spread * rescaled), (harmonics * (rescaled / spread)).T * weights
@@ -77,6 +85,7 @@ class SphereGrid(ExactConstants):
         product: the function of the samples is a product of two features. Where the published grid integrates
             such products exactly, the smallest Gauss–Legendre grid that does so replaces it: the same result
             to rounding from less than half the samples.
+        integral: how harmonics are normalised, see :func:`grid_matrices`.
     """
 
     def __init__(
@@ -87,6 +96,7 @@ class SphereGrid(ExactConstants):
         *,
         order_major: bool,
         product: bool = False,
+        integral: bool = False,
     ) -> None:
         super().__init__()
         if resolution is None:
@@ -102,7 +112,7 @@ class SphereGrid(ExactConstants):
         gauss = product and latitudes > 3 * max_degree and longitudes > 3 * max_order
         if gauss:
             latitudes, longitudes = (3 * max_degree) // 2 + 1, 3 * max_order + 1
-        grid = max_degree, max_order, latitudes, longitudes, order_major, gauss
+        grid = max_degree, max_order, latitudes, longitudes, order_major, gauss, integral
         self.constant("to_samples", matrix_to_samples, *grid)
         self.constant("from_samples", matrix_from_samples, *grid)
 

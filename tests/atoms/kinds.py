@@ -9,18 +9,20 @@ from torch import Tensor
 
 from equiformer_pytorch.atoms import Potential
 from equiformer_pytorch.published.scales import Scales
-from tests import published_cases
+from tests import escn_md_cases, published_cases
 from tests.atoms import potentials
 
-KINDS = ("own", "v2", "v3", "gradient")
+KINDS = ("own", "v2", "v3", "gradient", "escn_md", "experts")
 # Those whose forces and stress are derivatives of the energy.
-CONSERVATIVE = ("own", "gradient")
+CONSERVATIVE = ("own", "gradient", "escn_md", "experts")
 
 
 def build(kind: str, **options: Any) -> Potential:
     """In float64, alive in all parts, cutoff 3 Å."""
     if kind == "own":
         return potentials.potential(targets={"charges": potentials.Target(0)}, **options).eval()
+    if kind in ("escn_md", "experts"):
+        return escn_md_cases.build(kind, cutoff=potentials.CUTOFF, max_neighbors=200, **options)
     model = published_cases.build(kind, max_radius=potentials.CUTOFF, max_neighbors=200, **options)
     references = torch.linspace(-9, 9, 20, dtype=torch.float64)
     model.scales = Scales({"energy": (0.5, 2.0), "forces": (0.0, 2.0), "stress": (0.0, 2.0)}, references)

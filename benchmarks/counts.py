@@ -145,11 +145,11 @@ def cases() -> list[Case]:
     gradient = V3 | {"direct_prediction": False, "num_layers": 1, "num_channels": 16, "ffn_hidden_channels": 16}
     return [
         *found,
-        Case("potential, edges given", lambda: EquiformerPotential(**potential), _crystal(True), 2600, 220, 1),
-        Case("potential", lambda: EquiformerPotential(**potential), _crystal(False), 2900, 490, 8),
-        Case("V2, edges given", lambda: EquiformerV2(**V2), _crystal(True), 7600, 6100, 1),
-        Case("V3, gradient forces, edges given", lambda: EquiformerV3(**gradient), _crystal(True), 4700, 1900, 1),
-        Case("V3, gradient forces", lambda: EquiformerV3(**gradient), _crystal(False), 5000, 1900, 8),
+        Case("potential, edges given", lambda: EquiformerPotential(**potential), _crystal(True), 2500, 215, 1),
+        Case("potential", lambda: EquiformerPotential(**potential), _crystal(False), 2850, 480, 8),
+        Case("V2, edges given", lambda: EquiformerV2(**V2), _crystal(True), 6700, 5850, 1),
+        Case("V3, gradient forces, edges given", lambda: EquiformerV3(**gradient), _crystal(True), 4500, 1800, 1),
+        Case("V3, gradient forces", lambda: EquiformerV3(**gradient), _crystal(False), 4800, 1800, 8),
     ]
 
 

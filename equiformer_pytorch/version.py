@@ -1,3 +1,3 @@
 """Version of the package."""
 
-__version__ = "1.2.0"
+__version__ = "1.3.0"

@@ -119,7 +119,6 @@ class Evaluator:
         self.device = torch.device(device)
         self.neighbours = KeptNeighbours(skin, self.device) if neighbours is None else neighbours
         self.potential = own_potential(potential).to(device=self.device, dtype=dtype).eval()
-        self.potential.requires_grad_(False)  # frozen weights cost no work in the backward pass that forces are
 
     def __call__(
         self,

@@ -99,27 +99,29 @@ class _Gated(torch.autograd.Function):
     makes no tensor of gates for each row. Derivatives of any order."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, scalars: Tensor, degree: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, scalars: Tensor, degree: Tensor, rows: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(x, scalars, degree)
-        return _gated(x, scalars.sigmoid(), F.silu(x[:, 0]), degree)
+        ctx.rows = rows
+        return _gated(x, scalars.sigmoid(), F.silu(x[:, 0]), degree, rows)
 
     @staticmethod
     def backward(ctx, *slopes: Tensor):
         (slope,), (x, scalars, degree) = slopes, ctx.saved_tensors
         gates = scalars.sigmoid()
-        of_x = _gated(slope, gates, silu_slope(slope[:, 0], x[:, 0]), degree)
-        of_gates = _GateSlope.apply(slope, x, degree, scalars.shape[1])
-        return of_x, of_gates * gates * (1 - gates), None
+        of_x = _gated(slope, gates, silu_slope(slope[:, 0], x[:, 0]), degree, ctx.rows)
+        of_gates = _GateSlope.apply(slope, x, degree, ctx.rows, scalars.shape[1])
+        return of_x, of_gates * gates * (1 - gates), None, None
 
 
 class _GateSlope(torch.autograd.Function):
     """Σ over the rows of each degree of slope ⊙ x: the gradient of the gates."""
 
     @staticmethod
-    def forward(ctx, slope: Tensor, x: Tensor, degree: Tensor, width: int) -> Tensor:
+    def forward(ctx, slope: Tensor, x: Tensor, degree: Tensor, rows: tuple[int, ...], width: int) -> Tensor:
         ctx.save_for_backward(slope, x, degree)
+        ctx.rows = rows
         found = slope.new_zeros(slope.shape[0], width // x.shape[2], x.shape[2])
-        for row, of_degree in enumerate(degree.tolist(), start=1):
+        for row, of_degree in enumerate(rows, start=1):
             found[:, of_degree].addcmul_(slope[:, row], x[:, row])
         return found.flatten(1)
 
@@ -127,22 +129,24 @@ class _GateSlope(torch.autograd.Function):
     def backward(ctx, *slopes: Tensor):
         (given,), (slope, x, degree) = slopes, ctx.saved_tensors
         none = torch.zeros_like(x[:, 0])
-        return _gated(x, given, none, degree), _gated(slope, given, none, degree), None, None
+        return _gated(x, given, none, degree, ctx.rows), _gated(slope, given, none, degree, ctx.rows), None, None, None
 
 
 def _gated(
     x: Float[Tensor, "points rows channels"],
     gates: Float[Tensor, "points gates"],
     first: Float[Tensor, "points channels"],
-    degree: Int[Tensor, " rows"],
+    degree: Int[Tensor, " others"],
+    rows: tuple[int, ...],
 ) -> Float[Tensor, "points rows channels"]:
-    """`first`, then the other rows times the gates of their degree."""
+    """`first`, then the other rows times the gates of their degree: `degree`, and `rows` in numbers, which no device
+    is waited for."""
     of_degrees = gates.unflatten(1, (-1, x.shape[2]))
     if torch.is_grad_enabled():
         return torch.cat((first[:, None], x[:, 1:] * of_degrees.index_select(1, degree)), dim=1)
     found = torch.empty_like(x)
     found[:, 0] = first
-    for row, of_degree in enumerate(degree.tolist(), start=1):
+    for row, of_degree in enumerate(rows, start=1):
         torch.mul(x[:, row], of_degrees[:, of_degree], out=found[:, row])
     return found
 
@@ -238,6 +242,8 @@ class Activation(ExactConstants):
         if self.gate:
             self.constant("degree", gated_rows, max_degree, max_order, order_major)
             self.max_degree = max_degree
+            with torch.device("cpu"):
+                self.rows = tuple(gated_rows(max_degree, max_order, order_major).tolist())
             return
         self.kind = KINDS[name.removesuffix(LEAN)]
         product = dropout == 0.0 and (self.kind.gated or self.kind.pointwise is SQUARE)
@@ -253,7 +259,7 @@ class Activation(ExactConstants):
         if self.gate:
             degree = self.get_buffer("degree")
             if not traced(x) and not (self.training and self.dropout > 0.0):
-                return _Gated.apply(x, scalars, degree)  # pyright: ignore[reportReturnType]
+                return _Gated.apply(x, scalars, degree, self.rows)  # pyright: ignore[reportReturnType]
             gates = self._drop(scalars.sigmoid()).unflatten(1, (self.max_degree, -1))
             higher = x[:, 1:] * gates.index_select(1, degree)
             return torch.cat((self._drop(F.silu(x[:, :1])), higher), dim=1)

@@ -37,6 +37,8 @@ def flatten(whole: Example, mask: Tensor) -> dict[str, Any]:
     if "edges" in whole.extra:
         senders, receivers = edge_index
         call["edge_attr"] = whole.extra["edges"][batch[receivers], column[receivers], column[senders]]
+    if "condition" in whole.extra:
+        call["condition"] = whole.extra["condition"]
     return call
 
 
@@ -52,6 +54,8 @@ def structure_of(call: dict[str, Any], structure: int) -> dict[str, Any]:
     }
     if "edge_attr" in call:
         single["edge_attr"] = call["edge_attr"][edges]
+    if "condition" in call:
+        single["condition"] = call["condition"][structure : structure + 1]
     return single
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from equiformer_pytorch.atoms import Potential
-from tests.atoms.kinds import CONSERVATIVE, build, relative, structures
+from tests.atoms.kinds import build, relative, structures
 from tests.atoms.test_door import batch_of
 from tests.models import mostly_slow
 
@@ -50,7 +50,7 @@ def assert_close(found: list[Tensor], wanted: list[Tensor]) -> None:
         assert (one - other).abs().max() < 1e-10 * largest
 
 
-@pytest.mark.parametrize("kind", mostly_slow(CONSERVATIVE, "own"))
+@pytest.mark.parametrize("kind", mostly_slow(("own", "gradient"), "own"))
 def test_compiled_layers(kind: str) -> None:
     """Energies, forces and training on energies; training on forces that are a gradient is refused by torch."""
     model, batch = build(kind), batch_of(structures())

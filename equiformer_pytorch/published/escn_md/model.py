@@ -198,7 +198,7 @@ class Model(Potential, ExactConstants):
         wanted = {"forces": forces and "forces" in self.gives, "stress": stress, "per_atom": per_atom}
         outputs = (self if through is None else through)(**given, **wanted)
         with lasting_tensors(), checks.unchecked_values():
-            numbers, batch, count = lasting(structures["atomic_numbers"]), given["batch"], len(outputs["energy"])
+            numbers, batch, count = lasting(structures["atomic_numbers"]), given["batch"], outputs["energy"].shape[0]
             batch = torch.zeros_like(numbers) if batch is None else lasting(batch)
             systems = self._systems(tuple(given[name] for name in SYSTEMS), count)
         with lasting_tensors():

@@ -94,10 +94,12 @@ def dataset_index(
         index = checks.check_integers("dataset", dataset, (count,), "(structures,)").to(device)
         checks.check_within("dataset", index, len(known))
         return index
-    names = [dataset] * count if isinstance(dataset, str) else list(dataset)
+    names = [dataset] if isinstance(dataset, str) else list(dataset)
     strange = sorted({str(name) for name in names} - set(known))
     if strange:
         raise ValueError(f"dataset must be of {', '.join(known)}; got {', '.join(strange)}")
+    if isinstance(dataset, str):  # for any count, in exported programs too
+        return torch.full((count,), known.index(dataset), dtype=torch.long, device=device)
     if len(names) != count:
         raise ValueError(f"dataset must name that of each structure, {count} in all, got {len(names)}")
     return torch.tensor([known.index(name) for name in names], dtype=torch.long, device=device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,19 +15,15 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
 from equiformer_pytorch.cli.program import main
-from equiformer_pytorch.training.metrics import read_metrics
 from examples import train_potential
+from tests.programs import exit_code
 
 ROOT = Path(train_potential.__file__).resolve().parents[1]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def call(*arguments: object) -> int:
     """The program in this process; its exit code."""
-    try:
-        return main(train_potential.PROGRAM, [str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
+    return exit_code(partial(main, train_potential.PROGRAM), arguments)
 
 
 def make_data(folder: Path) -> Path:
@@ -75,11 +71,3 @@ def make_crystals(folder: Path) -> Path:
 def frames_of(path: Path) -> list[Atoms]:
     """All structures of a file."""
     return cast(list[Atoms], read(path, ":"))
-
-
-def metrics_of(folder: Path) -> list[dict[str, str]]:
-    """Its rows but for the time that they took."""
-    return [
-        {name: value for name, value in row.items() if name != "seconds"}
-        for row in read_metrics(folder / "metrics.csv")
-    ]

@@ -29,7 +29,8 @@ from equiformer_pytorch.atoms import EquiformerCalculator, EquiformerPotential, 
 from equiformer_pytorch.atoms.tensors import isotropic_part, traceless_part
 from equiformer_pytorch.cli.main import main
 from tests.atoms.databases import connect
-from tests.potential_program import ENVIRONMENT, ROOT, frames_of, metrics_of
+from tests.potential_program import ROOT, frames_of
+from tests.programs import ENVIRONMENT, exit_code, metrics_of
 
 MODEL = ["--dim=4", "--num-degrees=2", "--depth=1", "--heads=1"]
 SMALL = ["--batch-size=4", "--warmup=3", "--ema=0.9", "--lr=0.01"]
@@ -38,10 +39,7 @@ LABELS = ("energy", "forces", "stress")
 
 def call(*arguments: object) -> int:
     """The command in this process; its exit code."""
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
+    return exit_code(main, arguments)
 
 
 def train(folder: Path, *arguments: object, steps: int = 4) -> int:

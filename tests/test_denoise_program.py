@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,26 +21,16 @@ from equiformer_pytorch.cli.program import main, make_parser
 from equiformer_pytorch.training import load_checkpoint, save_checkpoint
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.denoising.settings import Settings
+from tests.programs import ENVIRONMENT, exit_code, metrics_of
 
 PROGRAM = Path(denoise.__file__)
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = ["--dim", "8", "4", "--depth=1", "--crop=12", "--batch-size=1", "--held-out=1", "--checkpoint-every=3"]
 LONG = [sys.executable, PROGRAM, *SMALL, "--steps=24"]
 
 
 def call(*arguments: object) -> int:
     """`denoise.py` in this process; the exit code."""
-    try:
-        return main(denoise.PROGRAM, [str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
-def metrics_of(folder: Path) -> list[dict[str, str]]:
-    rows = read_metrics(folder / "metrics.csv")
-    for row in rows:
-        del row["seconds"]
-    return rows
+    return exit_code(partial(main, denoise.PROGRAM), arguments)
 
 
 def wait_for_rows(folder: Path, rows: int, process: subprocess.Popen) -> None:

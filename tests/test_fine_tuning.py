@@ -23,7 +23,8 @@ from equiformer_pytorch.training.metrics import read_metrics
 from equiformer_pytorch.training.potentials.errors import errors
 from equiformer_pytorch.training.potentials.tables import table
 from tests.models import mostly_slow
-from tests.potential_program import ENVIRONMENT, ROOT, call, frames_of, make_crystals, make_data, metrics_of
+from tests.potential_program import ROOT, call, frames_of, make_crystals, make_data
+from tests.programs import ENVIRONMENT, metrics_of
 from tests.published_cases import GRADIENT, V2, V3
 
 KINDS = {

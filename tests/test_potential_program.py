@@ -18,7 +18,8 @@ pytest.importorskip("ase", reason="needs the extra atoms")
 from equiformer_pytorch.atoms import EquiformerCalculator
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.potential import dynamics
-from tests.potential_program import ENVIRONMENT, ROOT, call, frames_of, make_data, metrics_of
+from tests.potential_program import ROOT, call, frames_of, make_data
+from tests.programs import ENVIRONMENT, metrics_of
 
 SMALL = [
     "--dim",

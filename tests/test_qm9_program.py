@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,9 +25,9 @@ from examples.qm9 import __main__ as program
 from examples.qm9.model import MoleculeProperty
 from examples.qm9.properties import PROPERTIES
 from examples.qm9.settings import Settings
+from tests.programs import ENVIRONMENT, exit_code, metrics_of
 
 ROOT = Path(program.__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
     *("--data", str(ROOT / "data" / "qm9"), "--train=60", "--dim=8", "--depth=1", "--num-degrees=3", "--cutoff=2.5"),
     *("--batch-size=4", "--validate-every=2", "--checkpoint-every=3"),
@@ -37,17 +37,7 @@ COMMAND = [sys.executable, "-m", "examples.qm9"]
 
 def call(*arguments: object) -> int:
     """The program in this process; the exit code."""
-    try:
-        return main(program.PROGRAM, [str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
-def metrics_of(folder: Path) -> list[dict[str, str]]:
-    rows = read_metrics(folder / "metrics.csv")
-    for row in rows:
-        del row["seconds"]
-    return rows
+    return exit_code(partial(main, program.PROGRAM), arguments)
 
 
 def test_help_explains_every_option_at_once() -> None:

@@ -14,7 +14,6 @@ inference, and the exponent of processor time over edges.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
 import time
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks import process
 from benchmarks.process import ROOT
-from benchmarks.worker import peak_mb, resident_mb
+from benchmarks.worker import peak_mb, processor_seconds, resident_mb
 
 BACKBONE: dict[str, Any] = {
     "max_num_elements": 100,
@@ -121,13 +120,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         return float(loss.detach())
 
     loss = [step() for _ in range(2)][-1]
-    gc.collect()
-    seconds = []
-    for _ in range(job["steps"]):
-        start = time.process_time()
-        step()
-        seconds.append(time.process_time() - start)
-    return {"step_s": median(seconds), "peak_mb": peak_mb() - before, "whole_mb": peak_mb(), "loss": loss}
+    seconds = processor_seconds(step, job["steps"])
+    return {"step_s": seconds, "peak_mb": peak_mb() - before, "whole_mb": peak_mb(), "loss": loss}
 
 
 def compare(lmax: int, kind: str, fairchem: str | None, rounds: int, steps: int) -> dict[str, Any]:

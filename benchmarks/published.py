@@ -9,10 +9,8 @@ measurement runs in a process of its own; the sides alternate, and ratios are of
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
-import time
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from benchmarks import process
 from benchmarks.process import ROOT
-from benchmarks.worker import peak_mb, resident_mb
+from benchmarks.worker import peak_mb, processor_seconds, resident_mb
 
 NEIGHBOURS = 20
 V2 = {
@@ -156,13 +154,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         return float(loss.detach())
 
     loss = [step() for _ in range(2)][-1]
-    gc.collect()
-    seconds = []
-    for _ in range(job["steps"]):
-        start = time.process_time()
-        step()
-        seconds.append(time.process_time() - start)
-    return {"step_s": median(seconds), "peak_mb": peak_mb() - before, "parameters": parameters, "loss": loss}
+    seconds = processor_seconds(step, job["steps"])
+    return {"step_s": seconds, "peak_mb": peak_mb() - before, "parameters": parameters, "loss": loss}
 
 
 def compare(name: str, checkouts: dict[str, str | None], rounds: int, steps: int) -> dict[str, Any]:

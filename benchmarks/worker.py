@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -25,6 +26,17 @@ def resident_mb() -> float:
 def peak_mb() -> float:
     """Most memory that the process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def processor_seconds(step: Callable[[], Any], count: int) -> float:
+    """Of a step, the median of so many."""
+    gc.collect()
+    seconds = []
+    for _ in range(count):
+        start = time.process_time()
+        step()
+        seconds.append(time.process_time() - start)
+    return median(seconds)
 
 
 def measure(job: dict[str, Any]) -> dict[str, float]:

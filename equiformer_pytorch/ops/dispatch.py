@@ -55,8 +55,14 @@ def register(name: str, kernel: Kernel) -> None:
     KERNELS[name].insert(0, kernel)
 
 
+def written_out(*tensors: Tensor) -> bool:
+    """Whether functions whose backward pass is our own are to run as plain operations: while something traces, and
+    under autocast, which chooses dtypes operation by operation."""
+    return traced(*tensors) or torch.is_autocast_enabled(tensors[0].device.type)
+
+
 def traced(*tensors: Tensor) -> bool:
-    """Whether functions are to be written out: compilers decide by themselves what to keep, and the transforms of
+    """Whether something traces: compilers decide by themselves what to keep, and the transforms of
     torch.func, and gradients in batches (``is_grads_batched``), cannot look into a function of our own."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return True

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch.ops.dispatch import operation, traced
+from equiformer_pytorch.ops.dispatch import operation, written_out
 
 
 @operation
@@ -24,7 +24,7 @@ def gate_messages(
     r""":math:`m_0\,\sigma(m_0)` and :math:`m_l\,\sigma(g_l)` channel by channel, those of the receiver itself first, if
     any; derivatives of any order. Neither the gates of the components nor the parts before they are joined are kept.
     """
-    if traced(messages, gates) or torch.is_autocast_enabled(messages.device.type):
+    if written_out(messages, gates):
         gated = _scaled(messages, _factors(messages, gates, degrees), degrees)
         if own is None or own_gates is None:
             return gated
@@ -77,14 +77,14 @@ def degree_products(
     x: Float[Tensor, "*rows components_channels"], factors: Float[Tensor, "*rows degrees_channels"], degrees: int
 ) -> Float[Tensor, "*rows components_channels"]:
     """The components of a degree times its factors, channel by channel; derivatives of any order."""
-    if traced(x, factors) or torch.is_autocast_enabled(x.device.type):
+    if written_out(x, factors):
         return _scaled(x, factors, degrees)
     return _Scaled.apply(degrees, x, factors)  # pyright: ignore[reportReturnType]
 
 
 def _degree_sums(x: Tensor, y: Tensor, degrees: int) -> Tensor:
     """Of the products of two features, over the components of each degree."""
-    if traced(x, y) or torch.is_autocast_enabled(x.device.type):
+    if written_out(x, y):
         products = _by_degree(x * y, None, degrees)
         return torch.cat([of_degree.sum(-2) for of_degree, _ in products], dim=-1)
     return _Summed.apply(degrees, x, y)  # pyright: ignore[reportReturnType]

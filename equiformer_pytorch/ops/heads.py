@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch.ops.dispatch import operation, traced
+from equiformer_pytorch.ops.dispatch import operation, written_out
 
 WEIGHTS, MESSAGES, FEATURES = range(3)
 
@@ -78,7 +78,7 @@ def head_products(
 def _contracted(wanted: int, plan: HeadPlan, first: Tensor, second: Tensor) -> Tensor:
     r"""The derivative of :math:`\sum \alpha_{jh} m_{jc} q_{hc}` by one of the three, from the other two in this order;
     those of it are such derivatives again."""
-    if traced(first, second) or torch.is_autocast_enabled(first.device.type):
+    if written_out(first, second):
         return _put_together(wanted, plan, first, second)
     return _Contraction.apply(wanted, plan, first, second)  # pyright: ignore[reportReturnType]
 

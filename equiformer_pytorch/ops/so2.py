@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch.ops.dispatch import operation, traced
+from equiformer_pytorch.ops.dispatch import operation, traced, written_out
 from equiformer_pytorch.ops.needed import needed
 
 Range = tuple[int, int]
@@ -83,7 +83,7 @@ def _product(
     biases: Sequence[Tensor],
     plan: BlockPlan,
 ) -> tuple[Tensor, ...]:
-    if traced(*inputs) or torch.is_autocast_enabled(inputs[0].device.type):
+    if written_out(*inputs):
         scaled = inputs if scales is None else (_scaled(inputs[0], scales, plan),)
         return _written_out(scaled, matrices, biases, plan)
     return _BlockProduct.apply(plan, scales, *inputs, *matrices, *biases)  # pyright: ignore[reportReturnType]

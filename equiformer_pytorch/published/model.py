@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.constants import ExactConstants
-from equiformer_pytorch.base.potential import HEAVIEST, Potential
+from equiformer_pytorch.base.potential import Potential
 from equiformer_pytorch.base.tracing import lasting, lasting_tensors
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.graph.frames import EdgeFrames, check_frames
@@ -27,6 +27,7 @@ from equiformer_pytorch.published.block import Block
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.heads import StressHead
 from equiformer_pytorch.published.radial import GaussianSmearing
+from equiformer_pytorch.published.results import by_number, detached, with_matrices
 from equiformer_pytorch.published.scales import Scales
 
 
@@ -159,7 +160,7 @@ class PublishedModel(Potential, ExactConstants):
             structures = self._gather(data, given, with_volume=stress is True)
             wanted = Wanted(forces, stress is not False, per_atom, return_hidden)
             outputs = self._of_structures(structures, wanted, recorded)
-        return outputs if recorded else _detached(outputs)
+        return outputs if recorded else detached(outputs)
 
     def predict(self, data: Any = None, **given: Any) -> dict[str, Tensor]:
         """What :meth:`forward` gives for the same arguments, in physical units: scaled with the normalisers of the
@@ -184,7 +185,7 @@ class PublishedModel(Potential, ExactConstants):
             numbers, batch = lasting(structures["atomic_numbers"]), given["batch"]
             batch = torch.zeros_like(numbers) if batch is None else lasting(batch)
             out = self.scales.apply(outputs, numbers.long(), batch.long())
-        return {name: x.unflatten(-1, (3, 3)) if name in ("stress", "stresses") else x for name, x in out.items()}
+        return with_matrices(out)
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -201,11 +202,7 @@ class PublishedModel(Potential, ExactConstants):
         return frozenset(["energies", *["stresses"] * self.gradient_stress])
 
     def element_energies(self) -> Float64[Tensor, " elements"]:
-        found = torch.zeros(HEAVIEST + 1, dtype=torch.float64, device="cpu")
-        if self.scales.element_energies is not None:
-            known = self.scales.element_energies[: HEAVIEST + 1]
-            found[: len(known)] = known.to(found)
-        return found
+        return by_number(self.scales.element_energies)
 
     def shift_element_energies(self, shift: Float64[Tensor, " elements"]) -> None:
         self.scales = self.scales.shifted(shift.cpu())
@@ -315,7 +312,3 @@ class PublishedModel(Potential, ExactConstants):
     def _for_rotation(self, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 3"] | None:
         """The vectors that rotations are found from, where `detach_frames` cuts them out of the graph."""
         return vectors.detach() if self.detach_frames else None
-
-
-def _detached(outputs: dict[str, Any]) -> dict[str, Any]:
-    return {name: _detached(x) if isinstance(x, dict) else x.detach() for name, x in outputs.items()}

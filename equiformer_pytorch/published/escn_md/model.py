@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.constants import ExactConstants
-from equiformer_pytorch.base.potential import HEAVIEST, Potential
+from equiformer_pytorch.base.potential import Potential
 from equiformer_pytorch.base.tracing import lasting, lasting_tensors, plain
 from equiformer_pytorch.graph.frames import check_frames
 from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, stresses_of, with_slope
@@ -22,6 +22,7 @@ from equiformer_pytorch.published.escn_md.outputs import Outputs
 from equiformer_pytorch.published.escn_md.readout import Batch, Chosen, divisors, read, summed
 from equiformer_pytorch.published.escn_md.system import SYSTEMS, Systems, inputs_of, said_of
 from equiformer_pytorch.published.escn_md.tasks import Tasks
+from equiformer_pytorch.published.results import by_number, detached, with_matrices
 
 # What :meth:`Model.evaluate` hands on of a batch.
 GEOMETRY = ("atomic_numbers", "pos", "batch", "cell", "pbc", "edge_index", "cell_offsets")
@@ -148,7 +149,7 @@ class Model(Potential, ExactConstants):
             )
             batched = Batch(structures, systems, self.known)
             outputs = self._run(batched, wanted, self._chosen(), recorded)
-        return outputs if recorded else _detached(outputs)
+        return outputs if recorded else detached(outputs)
 
     def official_outputs(self, **call: Any) -> dict[str, Tensor]:
         """Everything under the names that fairchem's model has for it, with zeros (in a merged network NaN) for
@@ -173,7 +174,7 @@ class Model(Potential, ExactConstants):
                         rows = structures.restored(rows[structures.batch]) if output.property == "forces" else rows
                         value = torch.where(rows.view(-1, *(1,) * (value.ndim - 1)), value, other)
                     found |= {} if value is None else {output.name: value}
-        return found if recorded else _detached(found)
+        return found if recorded else detached(found)
 
     def predict(self, data: Any = None, **given: Any) -> dict[str, Tensor]:
         """What :meth:`forward` gives for the same arguments in eV, eV/Å and eV/Å³: with the normalisers and the
@@ -203,7 +204,7 @@ class Model(Potential, ExactConstants):
             systems = self._systems(tuple(given[name] for name in SYSTEMS), count)
         with lasting_tensors():
             out = self.tasks.apply(outputs, numbers.long(), batch.long(), systems.dataset, self.known)
-        return {name: x.unflatten(-1, (3, 3)) if name in ("stress", "stresses") else x for name, x in out.items()}
+        return with_matrices(out)
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -225,13 +226,8 @@ class Model(Potential, ExactConstants):
 
     def element_energies(self) -> Float64[Tensor, " elements"]:
         """Of the :attr:`task`; zero where there are several datasets and none is the task."""
-        found = torch.zeros(HEAVIEST + 1, dtype=torch.float64, device="cpu")
         doubt = self._only is None and bool(self.known)
-        table = None if doubt else self.tasks.references(self._only)
-        if table is not None:
-            known = table[: HEAVIEST + 1]
-            found[: len(known)] = known.to(found)
-        return found
+        return by_number(None if doubt else self.tasks.references(self._only))
 
     def shift_element_energies(self, shift: Float64[Tensor, " elements"]) -> None:
         if self._only is None and self.known:
@@ -344,7 +340,3 @@ class Model(Potential, ExactConstants):
         if wanted.stress and "stress" in direct:
             outputs["stress"] = read("stress", self.output_heads, chosen, x, batch)
         return outputs
-
-
-def _detached(outputs: dict[str, Any]) -> dict[str, Any]:
-    return {name: _detached(x) if isinstance(x, dict) else x.detach() for name, x in outputs.items()}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed.nn  # before there is a process group, which the defaults of its functions would keep for good
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -86,10 +89,10 @@ def start(
     prepare: Prepare[Settings], settings: Settings, runs: Path, name: str | None, stem: str, max_minutes: float | None
 ) -> signal.Signals | None:
     """A new run. Returns the signal that stopped it, if one did."""
-    accelerator = _accelerator(settings, runs)
-    folder = [new_folder(runs, name, stem) if accelerator.is_main_process else runs]
-    broadcast_object_list(folder)  # the first process chooses
-    return _carry_out(prepare, settings, folder[0], None, accelerator, max_minutes)
+    with _accelerated(settings, runs) as accelerator:
+        folder = [new_folder(runs, name, stem) if accelerator.is_main_process else runs]
+        broadcast_object_list(folder)  # the first process chooses
+        return _carry_out(prepare, settings, folder[0], None, accelerator, max_minutes)
 
 
 def resume(
@@ -102,7 +105,8 @@ def resume(
         settings = kind(**checkpoint["about"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CHECKPOINT} is not of a run of this version") from error
-    return _carry_out(prepare, settings, folder, checkpoint, _accelerator(settings, runs), max_minutes)
+    with _accelerated(settings, runs) as accelerator:
+        return _carry_out(prepare, settings, folder, checkpoint, accelerator, max_minutes)
 
 
 def _carry_out(
@@ -144,8 +148,23 @@ def _carry_out(
         if outcome.step < settings.steps:
             print(f"time is up at step {outcome.step} of {settings.steps}; --resume {folder.name} goes on")
         job.report(outcome.ema)
-    accelerator.end_training()
     return outcome.stopped_by
+
+
+@contextmanager
+def _accelerated(settings: TrainingOptions, runs: Path) -> Iterator[Accelerator]:
+    """With an accelerator whose trackers and process group end with it, however that comes about.
+
+    A process group ends when nothing refers to it: while it is there its threads run, and one that frees a tensor while
+    the interpreter is taken down aborts the process.
+    """
+    accelerator = _accelerator(settings, runs)
+    try:
+        yield accelerator
+    finally:
+        accelerator.free_memory()
+        accelerator.end_training()
+        gc.collect()
 
 
 def _accelerator(settings: TrainingOptions, runs: Path) -> Accelerator:

@@ -1,6 +1,7 @@
 """Settings for all tests: deterministic, no deadlines, default dtype and random numbers restored.
 
-With CHECK_SHAPES=1 in the environment the annotations of the package are checked at every call.
+With CHECK_SHAPES=1 in the environment the annotations of the package are checked at every call, but in slow tests: they
+call what the quick ones call.
 """
 
 import sys
@@ -31,7 +32,8 @@ hypothesis.settings.load_profile("tests")
 @pytest.fixture(autouse=True)
 def _unchecked(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where a test is marked, annotations are not checked."""
-    if not shapes.CHECK_SHAPES or request.node.get_closest_marker("unchecked") is None:
+    marked = any(request.node.get_closest_marker(name) for name in ("unchecked", "slow"))
+    if not shapes.CHECK_SHAPES or not marked:
         yield
         return
     jaxtyping.config.update("jaxtyping_disable", True)

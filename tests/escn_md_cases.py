@@ -39,8 +39,8 @@ BACKBONE: dict[str, Any] = {
     "use_dataset_embedding": False,
     "num_experts": 0,
 }
-DIRECT = {"direct_forces": True, "direct_stress": True}
-MIXED = {
+DIRECT: dict[str, Any] = {"direct_forces": True, "direct_stress": True}
+MIXED: dict[str, Any] = {
     "num_experts": 3,
     "moe_dropout": 0.0,
     "use_composition_embedding": True,
@@ -163,8 +163,10 @@ def build(kind: str = "escn_md", **changes: Any) -> ESCNMD:
     """A small conserving model in float64, alive in all parts, with scales and energies of elements; or one with
     experts, whose task is one of three datasets."""
     name = {"escn_md": "mean", "experts": "experts"}.get(kind, kind)
-    arguments = arguments_of(CASES[name]) | {"dataset_emb_grad": True}
-    arguments |= {"heads": {"head": EFS}} if kind == "escn_md" else {}
+    arguments: dict[str, Any] = arguments_of(CASES[name])
+    arguments["dataset_emb_grad"] = True
+    if kind == "escn_md":
+        arguments["heads"] = {"head": EFS}
     model = ESCNMD(**(arguments | changes)).double().eval()
     fill(model)
     model.tasks = Tasks(tuple(task for dataset in model.known or (None,) for task in tasks_of(dataset)))

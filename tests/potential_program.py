@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from ase import Atoms
@@ -12,7 +11,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.morse import MorsePotential
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import read, write
+from ase.io import iread, write
 
 from equiformer_pytorch.cli.program import main
 from examples import train_potential
@@ -70,4 +69,4 @@ def make_crystals(folder: Path) -> Path:
 
 def frames_of(path: Path) -> list[Atoms]:
     """All structures of a file."""
-    return cast(list[Atoms], read(path, ":"))
+    return list(iread(path, ":"))

@@ -5,12 +5,13 @@ anything.
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from beartype import BeartypeConf, beartype
+from beartype.roar import BeartypeDecorHintNonpepException, BeartypeDecorHintPep585DeprecationWarning
 
-# Off until all annotations are true.
 CHECK_SHAPES = os.environ.get("CHECK_SHAPES", "0") == "1"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -21,4 +22,9 @@ def checked(function: Function) -> Function:
     """The function with its arguments and its result checked."""
     unknown = [name for name, hint in getattr(function, "__annotations__", {}).items() if isinstance(hint, str)]
     function.__annotations__.update(dict.fromkeys(unknown, Any))
-    return _check(function)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # TorchScript wants typing.List
+        try:
+            return _check(function)
+        except BeartypeDecorHintNonpepException:  # of TorchScript's classes, which are no types
+            return function

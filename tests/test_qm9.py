@@ -6,10 +6,11 @@ import ast
 import csv
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 pytest.importorskip("accelerate", reason="needs the extra train")
 pytest.importorskip("ase", reason="needs the extra atoms")
@@ -17,12 +18,12 @@ pytest.importorskip("ase", reason="needs the extra atoms")
 from equiformer_pytorch.testing import Role, assert_equivariant
 from examples.qm9 import data, frames, run
 from examples.qm9.model import TARGETS, MoleculeProperty, nearest
-from examples.qm9.properties import COLUMNS, PROPERTIES, SPECIES
+from examples.qm9.properties import COLUMNS, PROPERTIES, SPECIES, Kind
 from tests import tolerances
 
 FOLDER = Path(data.__file__).resolve().parents[2] / "data" / "qm9"
 SMALL = {"cutoff": 3.0, "dim": 8, "num_degrees": 3, "depth": 1, "heads": 2, "dim_head": 4}
-KINDS = {each.kind: name for name, each in PROPERTIES.items()}
+KINDS: dict[Kind, str] = {each.kind: name for name, each in PROPERTIES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -144,16 +145,22 @@ def test_axes_are_those_of_the_tensors(molecules: data.Molecules) -> None:
     assert wrong.mean() < 0.5
 
 
+def last_maps(model: MoleculeProperty) -> list[nn.Linear]:
+    """Of the energy and of all targets."""
+    heads: list[Any] = [model.potential.to_energy, *model.potential.to_targets.values()]
+    return [head.network[-1] for head in heads]
+
+
 def batch_of(molecules: data.Molecules, name: str, places: list[int]) -> dict[str, Tensor]:
     batch = run.collate(run.items_of(molecules, places, name), SMALL["cutoff"])
     return batch | {"pos": batch["pos"].double()}
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_properties_are_equivariant(molecules: data.Molecules, kind: str) -> None:
+def test_properties_are_equivariant(molecules: data.Molecules, kind: Kind) -> None:
     model = MoleculeProperty(kind, SMALL).double()
-    for head in (model.potential.to_energy, *model.potential.to_targets.values()):
-        torch.nn.init.normal_(head.network[-1].weight)
+    for last in last_maps(model):
+        torch.nn.init.normal_(last.weight)
     batch = batch_of(molecules, KINDS[kind], [3, 7])
     values = batch.pop("value")
     model.fit(batch, values if kind != "tensor" else values[:, 0])
@@ -164,7 +171,7 @@ def test_properties_are_equivariant(molecules: data.Molecules, kind: str) -> Non
         return model({"atomic_numbers": atomic_numbers, "pos": pos, "batch": batch, "edge_index": edge_index})
 
     if kind != "tensor":
-        assert_equivariant(function, batch, outputs=Role((), "structures"))
+        assert_equivariant(function, batch, outputs=Role())
         return
     turn = rotation()
     torch.testing.assert_close(model(batch | {"pos": batch["pos"] @ turn.mT - 2.0}), turn @ found @ turn.mT)
@@ -172,16 +179,16 @@ def test_properties_are_equivariant(molecules: data.Molecules, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_what_is_fitted_is_a_start(molecules: data.Molecules, kind: str) -> None:
+def test_what_is_fitted_is_a_start(molecules: data.Molecules, kind: Kind) -> None:
     """Without a network the fit has the smallest error that it can have, as what it says is left."""
     name = KINDS[kind]
     batch = batch_of(molecules, name, list(range(200)))
     values = batch["value"] if kind != "tensor" else batch["value"][:, 0]
     model = MoleculeProperty(kind, SMALL).double()
     left = model.fit(batch, values)
-    for head in (model.potential.to_energy, *model.potential.to_targets.values()):
-        torch.nn.init.zeros_(head.network[-1].weight)
-        torch.nn.init.zeros_(head.network[-1].bias)
+    for last in last_maps(model):
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.zeros_(last.bias)
     with torch.no_grad():
         torch.testing.assert_close(values - model(batch), left, atol=1e-6, rtol=1e-6)
     share = left.square().mean() / (values - values.mean(0)).square().mean()
@@ -196,7 +203,7 @@ def test_nearest_candidate() -> None:
 
 @pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.slow
-def test_a_few_molecules_are_learned(molecules: data.Molecules, kind: str) -> None:
+def test_a_few_molecules_are_learned(molecules: data.Molecules, kind: Kind) -> None:
     batch = run.collate(run.items_of(molecules, list(range(12)), KINDS[kind]), SMALL["cutoff"])
     model = MoleculeProperty(kind, SMALL | {"dim": 16})
     left = model.fit(batch, batch["value"] if kind != "tensor" else batch["value"][:, 0])

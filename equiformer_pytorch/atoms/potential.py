@@ -198,7 +198,7 @@ class EquiformerPotential(Potential):
         structures: Structures,
         vectors: Float[Tensor, "edges 3"],
         inputs: Mapping[str, Tensor],
-    ) -> dict[int, Float[Tensor, "atoms channels orders"]]:
+    ) -> dict[int, Float[Tensor, "atoms _channels _orders"]]:
         """What the network finds for each atom, by degree. It looks no farther than edges reach: to it all atoms are
         of one structure, and everything has been checked."""
         network, senders, receivers = self.network, *structures.ends()

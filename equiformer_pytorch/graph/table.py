@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from equiformer_pytorch.base.tracing import exporting, number_from_data
@@ -73,7 +73,7 @@ class Table:
             torch.arange(group.numel(), device=group.device) + (group * columns - first[group]),
         )
 
-    def spread(self, members: Float[Tensor, "members ..."]) -> Float[Tensor, "rows columns ..."]:
+    def spread(self, members: Shaped[Tensor, "members ..."]) -> Shaped[Tensor, "rows columns ..."]:
         """Members in their places. The padding, to be masked, holds copies of the group's first member, zeros where
         it has none: so groups stay apart, even where one holds NaN."""
         if self.index is None:
@@ -86,7 +86,7 @@ class Table:
             return spread
         return spread.masked_fill(self.empty.view(-1, *(1,) * (spread.ndim - 1)), 0)
 
-    def gather(self, spread: Float[Tensor, "rows columns ..."]) -> Float[Tensor, "members ..."]:
+    def gather(self, spread: Shaped[Tensor, "rows columns ..."]) -> Shaped[Tensor, "members ..."]:
         """The inverse of :meth:`spread`."""
         x = spread.flatten(0, 1)
         return x if self.member is None else x.index_select(0, self.member)

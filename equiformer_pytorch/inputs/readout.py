@@ -53,7 +53,7 @@ def read_out(
 
 
 def attention_weights(
-    weights: list[list[Float[Tensor, "points heads slots"]]], graph: EdgeGraph, layout: Layout, attend_self: bool
+    weights: list[list[Float[Tensor, "points _heads slots"]]], graph: EdgeGraph, layout: Layout, attend_self: bool
 ) -> list[list[AttentionWeights]]:
     """The weights of each layer and degree with the point that each slot refers to, in the caller's layout."""
     table, _ = graph.laid_out()

@@ -13,7 +13,7 @@ from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.rearranged import Part, Rearranged, TakesMatrices
 from equiformer_pytorch.layers.reversible import reversible_blocks
 
-Weights = list[list[Float[Tensor, "points heads slots"]]]
+Weights = list[list[Float[Tensor, "points _heads slots"]]]
 
 
 class SequentialBlocks(nn.Module):

@@ -28,7 +28,7 @@ class Fiber(tuple[int, ...]):
         fiber.width = sum(fiber.sizes)
         return fiber
 
-    def split(self, x: Float[Tensor, "points width"]) -> list[Float[Tensor, "points order channels"]]:
+    def split(self, x: Float[Tensor, "points width"]) -> list[Float[Tensor, "points _order _channels"]]:
         """One view (points, 2l+1, c_l) per degree."""
         parts = x.split(self.sizes, dim=-1)
         return [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]

@@ -13,7 +13,7 @@ from equiformer_pytorch.so3.rows import split_degrees
 
 
 def per_degree(
-    parts: Sequence[Float[Tensor, "points orders channels"]],
+    parts: Sequence[Float[Tensor, "points _orders channels"]],
     weight: Float[Tensor, "degrees out channels"],
     bias: Float[Tensor, " out"] | None = None,
 ) -> Float[Tensor, "points components out"]:
@@ -46,7 +46,7 @@ class DegreeLinear(nn.Module):
         return self.of_parts(split_degrees(x, self.weight.shape[0] - 1))
 
     def of_parts(
-        self, parts: Sequence[Float[Tensor, "points orders channels"]]
+        self, parts: Sequence[Float[Tensor, "points _orders channels"]]
     ) -> Float[Tensor, "points components out"]:
         """Of one tensor per degree; see :func:`per_degree`."""
         return per_degree(parts, self.weight, self.bias.flatten())

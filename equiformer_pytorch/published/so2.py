@@ -99,8 +99,8 @@ class SO2Linear(nn.Module):
         self,
         x: Float[Tensor, "edges rows channels"],
         scales: Float[Tensor, "edges scales"] | None,
-        first: Float[Tensor, "out channels"],
-        others: Sequence[Float[Tensor, "two_out channels"]],
+        first: Float[Tensor, "_out _in"],
+        others: Sequence[Float[Tensor, "_two_out _in"]],
     ) -> tuple[Float[Tensor, "edges rows_out out"], Float[Tensor, "edges invariants"]]:
         """The same with other weights: of order 0, and of the orders above."""
         matrices, biases = [], []

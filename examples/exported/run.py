@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ase.io import read
+from ase.io import iread
 from ase.neighborlist import neighbor_list
 
 
@@ -38,7 +38,7 @@ def main():
         program = torch._inductor.aoti_load_package(str(args.program))
     else:
         program = torch.export.load(args.program).module()
-    for number, atoms in enumerate(read(args.structures, ":")):
+    for number, atoms in enumerate(iread(args.structures, ":")):
         unknown = sorted(set(atoms.numbers.tolist()).difference(known["elements"]))
         if unknown:
             raise SystemExit(f"structure {number} has elements {unknown}, which the potential does not know")

@@ -31,7 +31,7 @@ from ase.build import molecule
 from ase.calculators.calculator import CalculationFailed, Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.collections import g2 as g2_collection
-from ase.io import read, write
+from ase.io import iread, write
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS
 from tqdm import tqdm
@@ -140,7 +140,7 @@ def rattled(relaxed: Atoms, size: int, rng: np.random.Generator) -> Iterator[Ato
 
 def large_molecules() -> dict[str, Atoms]:
     """Those of `molecules.xyz`, by name: MMFF94 conformers by RDKit, relaxed with GFN2-xTB."""
-    return {atoms.info["name"]: atoms for atoms in read(MOLECULES, ":", format="extxyz")}
+    return {atoms.info["name"]: atoms for atoms in iread(MOLECULES, ":", format="extxyz")}
 
 
 def small_molecules() -> dict[str, Atoms]:
@@ -251,7 +251,7 @@ def _cached(folder: Path, about: dict[str, Any], make: Callable[[], dict[str, li
 
 def describe(path: Path) -> str:
     """One line: how many geometries, their energies and forces."""
-    frames = read(path, ":")
+    frames = list(iread(path, ":"))
     if not frames:
         return f"{path}: empty"
     forces = np.concatenate([atoms.get_forces() for atoms in frames])

@@ -267,12 +267,12 @@ def test_a_committee(tmp_path):
     members[2].save(tmp_path / "third.pt")
     atoms = as_atoms(crystal())
     single = [EquiformerCalculator(member) for member in members]
-    calculator = EquiformerCalculator([members[0], members[1], tmp_path / "third.pt"])
+    calculator: Any = EquiformerCalculator([members[0], members[1], tmp_path / "third.pt"])
     assert "charges" not in calculator.implemented_properties  # the third has none
     for _ in range(3):
         atoms.rattle(0.01, rng=np.random.default_rng(1))
         for name in ("energy", "forces", "stress", "energies", "stresses"):
-            found = np.stack([each.get_property(name, atoms) for each in single])
+            found = np.stack([np.asarray(each.get_property(name, atoms)) for each in single])
             assert np.allclose(calculator.get_property(name, atoms), found.mean(0), rtol=0, atol=1e-11), name
             deviation = calculator.get_property(f"{name}_std", atoms)
             assert np.allclose(deviation, found.std(0, ddof=1), rtol=0, atol=1e-11), name
@@ -282,7 +282,7 @@ def test_a_committee(tmp_path):
     )
     # Within its skin for two, anew for the third, whose neighbours are counted.
     assert calculator.neighbours.searches == 1 + 3
-    pair = EquiformerCalculator(members[:2])
+    pair: Any = EquiformerCalculator(members[:2])
     assert pair.get_charges(atoms).shape == pair.results["charges_std"].shape == (3,)
 
 

@@ -158,11 +158,8 @@ def test_an_error_leaves_no_forces_behind(program: Any) -> None:
 
 def test_what_cannot_be_connected(program: Any) -> None:
     set_up(program, crystal())
-    for elements, words in (
-        ((1, 6), "for each of the 3 types"),
-        ((1, 6, 79), r"\[79\]"),
-        ((1, 6, 8.5), "atomic number"),
-    ):
+    refused: dict[str, Any] = {"for each of the 3 types": (1, 6), r"\[79\]": (1, 6, 79), "atomic number": (1, 6, 8.5)}
+    for words, elements in refused.items():
         with pytest.raises(ValueError, match=words):
             connect(program, build("own"), elements)
     with pytest.raises(ValueError, match="charge"):

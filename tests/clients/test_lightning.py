@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def items() -> list[dict[str, Tensor]]:
+def items() -> Any:
     """Structures with graphs and forces."""
     found = []
     for number, given in enumerate(structures() * 2):

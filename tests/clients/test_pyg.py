@@ -33,7 +33,8 @@ def graphs(with_edges: bool) -> list[Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch(kind: str, with_edges: bool) -> None:
     model = build(kind)
-    found = model.evaluate(Batch.from_data_list(graphs(with_edges)), stress="stress" in model.gives)
+    batch: Any = Batch.from_data_list(graphs(with_edges))
+    found = model.evaluate(batch, stress="stress" in model.gives)
     alone = [model.evaluate(given, stress="stress" in model.gives) for given in structures()]
     assert found.keys() == alone[0].keys()
     for name, value in found.items():
@@ -45,7 +46,8 @@ def test_inputs_are_attributes() -> None:
     given = graphs(False)
     for number, data in enumerate(given):
         data.charge, data.field = torch.tensor([number - 1.0]), torch.full((len(data.pos),), 0.3)
-    found = predict(model, Batch.from_data_list(given))["energy"]
+    batch: Any = Batch.from_data_list(given)
+    found = predict(model, batch)["energy"]
     for number, data in enumerate(given):
         inputs = {"charge": data.charge, "field": data.field}
         alone = model(data.atomic_numbers, data.pos, cell=data.cell, inputs=inputs)["energy"]

@@ -38,7 +38,7 @@ def test_shipped_numbers(name: str) -> None:
     fill(model)
     call, frames = shuffled(structures(), file["edge_rot_mat"])
     call = call_of(call)
-    given = {key: value.clone() if isinstance(value, Tensor) else list(value) for key, value in call.items()}
+    given: dict[str, Any] = {k: v.clone() if isinstance(v, Tensor) else list(v) for k, v in call.items()}
     hidden = model(**call, edge_frames=frames, return_hidden=True)["hidden"]
     for key, value in wanted["hidden"].items():
         assert close(projections(hidden[key]), value), key

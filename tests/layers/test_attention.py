@@ -13,7 +13,7 @@ from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention, _t
 from equiformer_pytorch.testing import assert_gradients
 from tests.layers.harness import graph_of
 from tests.layers.test_layers import plain_so2
-from tests.models import KINDS, Example, build, example
+from tests.models import KINDS, Example, blocks, build, example
 from tests.ops.graphs import normal
 from tests.ops.test_softmax import by_slots
 from tests.oracle import matrices_of, turned, turned_back
@@ -46,7 +46,7 @@ def test_weights_are_shares(kind, attend_self):
 def test_l2_distance_is_invariant_to_the_order_of_neighbours_and_prefers_the_near_key():
     """With keys equal to the query the logit is at its largest: minus the squared distance, up to a constant."""
     model = build()
-    attention = model.layers.blocks[0][0]
+    attention = blocks(model)[0][0]
     graph = graph_of(model, example(model))
     x = torch.randn(14, model.dim.width, dtype=torch.float64)
     _, weights = attention(x, graph)
@@ -58,7 +58,7 @@ def test_l2_distance_is_invariant_to_the_order_of_neighbours_and_prefers_the_nea
 def test_gates_let_a_head_attend_to_nothing(kind):
     model = build(**KINDS[kind], depth=1)
     sample = example(model)
-    attention = model.layers.blocks[0][0]
+    attention = blocks(model)[0][0]
     caught = []
     attention.register_forward_hook(lambda _, args, out: caught.append(out[0]))
     with torch.no_grad():
@@ -73,14 +73,14 @@ def test_gates_let_a_head_attend_to_nothing(kind):
         without = build(**KINDS[kind], depth=1, gate_attn_head_outputs=False)
         kept = {name: value for name, value in model.state_dict().items() if "to_gates" not in name}
         without.load_state_dict(kept)
-        without.layers.blocks[0][0].register_forward_hook(lambda _, args, out: caught.append(out[0]))
+        blocks(without)[0][0].register_forward_hook(lambda _, args, out: caught.append(out[0]))
         sample.all_degrees(without)
     torch.testing.assert_close(caught[-1], open_gates)
 
 
 def test_gates_are_per_head_of_every_degree():
     model = build(heads=(2, 3, 1), depth=1)
-    assert model.layers.blocks[0][0].to_gates.out_features == 6
+    assert blocks(model)[0][0].to_gates.out_features == 6
 
 
 def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -166,7 +166,7 @@ def test_attention_is_its_formula(monkeypatch, form, mlp, arranged):
     if arranged != "narrow":
         monkeypatch.setattr(heads_module, "NARROW", 0)
     model = build(depth=1, valid_radius=2.0, l2_dist_attention=not mlp, noise=0.5, **FORMS[form])
-    layer = model.layers.blocks[0][0]
+    layer = blocks(model)[0][0]
     graph = graph_of(model, example(model))
     x = torch.randn(14, model.dim.width, dtype=torch.float64)
     found, weights = layer(x, graph)

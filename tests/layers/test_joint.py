@@ -116,8 +116,9 @@ def test_channels_of_degree_0_besides(name: str, ranges: list[tuple[int, int]]):
     """Some ranges, in that order, and again; with as many left in degree 0 as in the others it can be in one group
     with them."""
     fiber, maps = made(name)
-    place = [m.fiber_out[0] >= 3 for m in maps].index(True)
-    kept = maps[place].fiber_out[0] - 2
+    widths = [m.fiber_out[0] if isinstance(m, Linear) else 0 for m in maps]
+    place = [width >= 3 for width in widths].index(True)
+    kept = widths[place] - 2
     joint = JointProducts(maps, {place: (kept, ranges)})
     x = normal(5, fiber.width).requires_grad_()
     mapped = joint(joint.split(x), joint.build(joint.parameters_in_order()))

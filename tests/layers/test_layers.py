@@ -14,7 +14,7 @@ from equiformer_pytorch.testing import assert_equivariant, assert_gradients
 from equiformer_pytorch.testing.equivariance import PROPER, TRANSFORMATIONS
 from tests import tolerances
 from tests.layers.harness import as_function, features, flatten, graph_of, unflatten
-from tests.models import Example, build, example, relative, shake
+from tests.models import Example, blocks, build, example, relative, shake
 from tests.ops.graphs import edge_graph, normal
 from tests.oracle import matrices_of, order_major, turned, turned_back
 
@@ -226,7 +226,7 @@ def test_layers_that_look_at_neighbours(which, reflection):
             return unflatten(model.embed(flatten(inputs), graph), model.embed.fiber_out, 2)
     else:
         model = build(**options)
-        attention = model.layers.blocks[0][0]
+        attention = blocks(model)[0][0]
         function, sample = as_function(attention, attention.fiber_out, model), dense()
     assert_equivariant(function, sample.call(), tolerance=TOLERANCE, under=TRANSFORMATIONS if reflection else PROPER)
     if not reflection:
@@ -238,7 +238,7 @@ def test_attention_reads_every_degree_and_writes_every_degree():
     """With features of one degree only, all others come out: the SO(2) maps mix degrees, both ways."""
     for reflection in (False, True):
         model = build(dim=4, num_degrees=4, depth=1, output_degrees=4, reflection_equivariant=reflection)
-        attention = model.layers.blocks[0][0]
+        attention = blocks(model)[0][0]
         graph = graph_of(model, example(model))
         fiber = Fiber((4, 4, 4, 4))
         for degree in range(4):

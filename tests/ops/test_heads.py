@@ -106,8 +106,8 @@ def test_derivatives_of_any_order(name: str):
 def test_gradient_of_one_alone(wanted: int):
     plan = PLANS["groups"]
     given = [tensor.requires_grad_(k == wanted) for k, tensor in enumerate(factors(plan)[:2])]
-    (found,) = torch.autograd.grad(head_sums(*given, plan).square().sum(), given[wanted])
-    (plain,) = torch.autograd.grad(plain_sums(*given, plan).square().sum(), given[wanted])
+    (found,) = torch.autograd.grad(head_sums(*given, plan=plan).square().sum(), given[wanted])
+    (plain,) = torch.autograd.grad(plain_sums(*given, plan=plan).square().sum(), given[wanted])
     torch.testing.assert_close(found, plain)
 
 
@@ -171,9 +171,9 @@ def messages_and_gates(degrees: int, receivers: int = 2, edges: int = 3, channel
 @pytest.mark.parametrize("degrees", [1, 2, 4])
 def test_gates(degrees: int, attend_self: bool, dtype: torch.dtype):
     given = messages_and_gates(degrees)
-    wanted = plain_gated(*given[:2], degrees)
+    wanted = plain_gated(*given[:2], degrees=degrees)
     if attend_self:
-        wanted = torch.cat((plain_gated(*given[2:], degrees)[:, None], wanted), dim=1)
+        wanted = torch.cat((plain_gated(*given[2:], degrees=degrees)[:, None], wanted), dim=1)
     found = gated(*(tensor.to(dtype) for tensor in given[: 2 + 2 * attend_self]), degrees=degrees)
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), wanted, rtol=CLOSE[dtype], atol=CLOSE[dtype])
@@ -199,11 +199,11 @@ def test_derivatives_of_gates(degrees: int, attend_self: bool):
 def test_gradients_of_gates_are_those_of_plain_operations():
     """In place where no graph of the gradient is wanted, and as a graph where one is."""
     given = [tensor.requires_grad_() for tensor in messages_and_gates(3)]
-    wanted = torch.cat((plain_gated(*given[2:], 3)[:, None], plain_gated(*given[:2], 3)), dim=1)
+    wanted = torch.cat((plain_gated(*given[2:], degrees=3)[:, None], plain_gated(*given[:2], degrees=3)), dim=1)
     slope = normal(*wanted.shape, seed=5)
     plain = torch.autograd.grad(wanted, given, slope)
     for create_graph in (False, True):
-        found = torch.autograd.grad(gated(*given), given, slope, create_graph=create_graph)
+        found = torch.autograd.grad(gated(*given, degrees=3), given, slope, create_graph=create_graph)
         for one, other in zip(found, plain, strict=True):
             torch.testing.assert_close(one, other)
 

@@ -85,7 +85,7 @@ def test_torch_func_in_pieces(monkeypatch):
 
 # The operations by themselves
 
-LEAVES = ("sender", "receiver", "scalars", "envelope", "block")
+LEAVES: tuple[str, ...] = ("sender", "receiver", "scalars", "envelope", "block")
 
 
 def summed(graph: EdgeGraph, leaves: dict[str, Tensor], width: int = 18) -> tuple[Tensor, ...]:
@@ -219,7 +219,8 @@ def test_cut():
 def test_dtypes(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype):
     graph = edge_graph(SIZES["ragged"], 3, dtype=dtype)
     x = [normal(5, 9, 2, seed=seed, dtype=dtype) for seed in (0, 1)]
-    leaves = dict(zip(LEAVES, (*x, graph.scalars, graph.envelope, graph.rotation.blocks[0]), strict=True))
+    scalars, block, envelope = graph.tensors()
+    leaves = dict(zip(LEAVES, (*x, scalars, envelope, block), strict=True))
     whole = summed(graph, leaves)
     monkeypatch.setattr(pieces, "LARGEST", 1)
     for part, wanted in zip(summed(graph, leaves), whole, strict=True):

@@ -86,7 +86,8 @@ def test_gradients_of_two_orders(name: str, table: bool):
     points = len(SIZES[name])
 
     def function(sender: Tensor, receiver: Tensor, blocks: list[Tensor]) -> Tensor:
-        rotated = graph.with_tensors((graph.scalars, *blocks, graph.envelope, *(graph.slots or ())))
+        scalars, *rest = graph.tensors()
+        rotated = graph.with_tensors((scalars, *blocks, *rest[len(blocks) :]))
         return gather_rotate(sender, receiver, rotated, 1)
 
     given = {"sender": normal(points, 16, 1), "receiver": normal(points, 16, 1, seed=1)}
@@ -116,8 +117,8 @@ def test_gradients_of_two_orders_into_and_out_of_the_frame(degrees: int, max_ord
 def test_dtypes(dtype: torch.dtype):
     exact, graph = edge_graph(SIZES["ragged"], 5), edge_graph(SIZES["ragged"], 5, dtype=dtype)
     ends = [normal(5, 36, 2, seed=seed) for seed in (0, 1)]
-    wanted = gather_rotate(*ends, exact, 2)
-    found = gather_rotate(*(end.to(dtype) for end in ends), graph, 2)
+    wanted = gather_rotate(*ends, graph=exact, max_order=2)
+    found = gather_rotate(*(end.to(dtype) for end in ends), graph=graph, max_order=2)
     assert found.dtype == dtype
     assert (found.double() - wanted).abs().max() < CLOSE[dtype]
     back = rotate_out(found, graph.rotation, 6, 2)
@@ -177,11 +178,12 @@ USED = {
 
 def operation(name: str, graph: EdgeGraph, leaves: dict[str, Tensor]) -> Tensor:
     if name == "summed":
-        return rotate_sum(*(leaves[key] for key in ("messages", "weights", "rescaled", "rotation")), graph)
-    graph = graph.with_tensors((graph.scalars, leaves["rotation"], graph.envelope))
+        return rotate_sum(*(leaves[key] for key in ("messages", "weights", "rescaled", "rotation")), graph=graph)
+    scalars, _, *rest = graph.tensors()
+    graph = graph.with_tensors((scalars, leaves["rotation"], *rest))
     if name == "joined":
         return join_rotate(leaves["x"], graph)
-    return weigh_rotate(*(leaves[key] for key in ("x", "radial", "weight", "bias")), DEGREES, graph)
+    return weigh_rotate(*(leaves[key] for key in ("x", "radial", "weight", "bias")), degree=DEGREES, graph=graph)
 
 
 def in_loops(name: str, graph: EdgeGraph, leaves: dict[str, Tensor]) -> Tensor:

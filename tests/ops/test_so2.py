@@ -208,11 +208,11 @@ def test_transposed_plans():
         wanted = torch.autograd.grad(outputs, leaves, slopes)
         for one, other in zip(found, wanted, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-12, msg=name)
-        traced = vmap(
-            lambda *parts, plan=plan, given=given: so2._product(
-                [part[None] for part in parts], None, given["matrices"], (), plan.transposed()
-            )
-        )(*slopes)
+
+        def of_one(*parts: Tensor, plan: BlockPlan = plan, matrices: list[Tensor] = given["matrices"]) -> Any:
+            return so2._product([part[None] for part in parts], None, matrices, (), plan.transposed())
+
+        traced = vmap(of_one)(*slopes)
         for one, other in zip(traced, wanted, strict=True):
             torch.testing.assert_close(one[:, 0], other, rtol=0, atol=1e-12, msg=name)
         bare = tuple(block._replace(bias=False) for block in plan.blocks)

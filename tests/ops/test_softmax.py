@@ -21,7 +21,7 @@ CLOSE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.
 
 
 def slots_of(graph: EdgeGraph) -> int:
-    return graph.slots.envelope.shape[1]
+    return graph.laid_out()[1].envelope.shape[1]
 
 
 def by_slots(logits: Tensor, graph: EdgeGraph, envelope: Tensor, attend_self: bool) -> Tensor:
@@ -59,13 +59,14 @@ def by_edges(logits: Tensor, graph: EdgeGraph, eps: float, kept: Tensor | None =
 def test_slots(name: str, attend_self: bool):
     graph = edge_graph(SIZES[name], table=True, attend_self=attend_self)
     logits = 3 * normal(graph.count, slots_of(graph), 2)
+    assert graph.envelope is not None
     wanted = by_slots(logits, graph, graph.envelope, attend_self)
-    weights, shares = slot_softmax(logits, graph.slots)
+    weights, shares = slot_softmax(logits, graph.laid_out()[1])
     assert weights.shape == shares.shape == logits.shape
     torch.testing.assert_close(weights, wanted, rtol=0, atol=1e-12)
-    torch.testing.assert_close(shares * graph.slots.envelope, wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(shares * graph.laid_out()[1].envelope, wanted, rtol=0, atol=1e-12)
     gates = normal(graph.count, 2, seed=3).sigmoid()
-    gated, same = slot_softmax(logits, graph.slots, gates)
+    gated, same = slot_softmax(logits, graph.laid_out()[1], gates)
     torch.testing.assert_close(gated, wanted * gates[:, None], rtol=0, atol=1e-12)
     torch.testing.assert_close(same, shares, rtol=0, atol=0)
 
@@ -73,7 +74,7 @@ def test_slots(name: str, attend_self: bool):
 def test_shares_of_a_receiver_are_one():
     """Whatever the envelope, unless it is zero everywhere."""
     graph = edge_graph(SIZES["ragged"], table=True, attend_self=False)
-    _, shares = slot_softmax(normal(graph.count, slots_of(graph), 2), graph.slots)
+    _, shares = slot_softmax(normal(graph.count, slots_of(graph), 2), graph.laid_out()[1])
     present = (graph.slots.envelope > 0).any(1)[:, 0]
     torch.testing.assert_close(shares[present].sum(1), torch.ones(3, 2, dtype=torch.float64))
     assert shares[present].masked_select(graph.slots.envelope[present] == 0).abs().max() == 0
@@ -87,13 +88,13 @@ def test_slots_of_a_model(attend_self: bool):
     envelope = graph.table.gather(graph.slots.envelope[:, int(attend_self) :])[:, 0]
     assert envelope.min() < 0.1
     logits = 3 * normal(graph.count, slots_of(graph), 2)
-    weights, _ = slot_softmax(logits, graph.slots)
+    weights, _ = slot_softmax(logits, graph.laid_out()[1])
     torch.testing.assert_close(weights, by_slots(logits, graph, envelope, attend_self), rtol=0, atol=1e-12)
 
 
 def test_inside_the_radius_slots_are_a_plain_softmax():
     graph = edge_graph([3, 3], table=True, attend_self=False)
-    slots = Slots.of(graph.table, torch.ones(6, dtype=torch.float64), attend_self=False)
+    slots = Slots.of(graph.laid_out()[0], torch.ones(6, dtype=torch.float64), attend_self=False)
     logits = 3 * normal(2, 3, 4)
     torch.testing.assert_close(slot_softmax(logits, slots)[0], logits.softmax(1))
 
@@ -116,7 +117,7 @@ def test_structures_stay_apart():
     graph = edge_graph([3, 0, 2], table=True)
     logits = normal(3, slots_of(graph), 2)
     logits[0] = torch.nan
-    assert all(x[1:].isfinite().all() for x in slot_softmax(logits, graph.slots))
+    assert all(x[1:].isfinite().all() for x in slot_softmax(logits, graph.laid_out()[1]))
     logits = normal(5, 2)
     logits[:3] = torch.nan
     assert edge_softmax(logits, graph, 1e-16)[3:].isfinite().all()
@@ -147,7 +148,7 @@ def test_gradients_of_two_orders_of_slots(name: str, attend_self: bool):
     graph = edge_graph(SIZES[name], table=True, attend_self=attend_self)
 
     def function(logits: Tensor, envelope: Tensor, gates: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return slot_softmax(logits, Slots.of(graph.table, envelope, attend_self), gates)
+        return slot_softmax(logits, Slots.of(graph.laid_out()[0], envelope, attend_self), gates)
 
     logits = normal(graph.count, slots_of(graph), 2)
     if logits.numel():
@@ -211,13 +212,13 @@ def test_pieces_are_the_whole(name: str):
     graph = edge_graph(SIZES[name], table=True)
     logits, slots = normal(len(graph.senders), 2), normal(graph.count, slots_of(graph), 2)
     gates = normal(graph.count, 2, seed=3)
-    whole, in_slots = edge_softmax(logits, graph, 1e-3), slot_softmax(slots, graph.slots, gates)[0]
+    whole, in_slots = edge_softmax(logits, graph, 1e-3), slot_softmax(slots, graph.laid_out()[1], gates)[0]
     first = 0
     for rows, piece in graph.pieces(2):
         edges = slice(first, first + len(piece.senders))
         first = edges.stop
         torch.testing.assert_close(edge_softmax(logits[edges], piece, 1e-3), whole[edges], rtol=0, atol=1e-14)
-        part, _ = slot_softmax(slots[rows, : slots_of(piece)], piece.slots, gates[rows])
+        part, _ = slot_softmax(slots[rows, : slots_of(piece)], piece.laid_out()[1], gates[rows])
         torch.testing.assert_close(part, in_slots[rows, : slots_of(piece)], rtol=0, atol=1e-14)
         assert in_slots[rows, slots_of(piece) :].abs().sum() == 0
 
@@ -229,7 +230,7 @@ def test_dtypes(dtype: torch.dtype):
     eps = 1e-7 if dtype == torch.float16 else 1e-16
     for found, wanted in (
         (edge_softmax(edges.to(dtype), graph, eps), edge_softmax(edges, exact, eps)),
-        (slot_softmax(slots.to(dtype), graph.slots)[0], slot_softmax(slots, exact.slots)[0]),
+        (slot_softmax(slots.to(dtype), graph.laid_out()[1])[0], slot_softmax(slots, exact.laid_out()[1])[0]),
     ):
         assert found.dtype == dtype
         assert (found.double() - wanted).abs().max() < CLOSE[dtype]
@@ -240,9 +241,9 @@ def test_slots_have_their_own_precision_under_autocast():
     graph = edge_graph(SIZES["ragged"], table=True, dtype=torch.float32)
     logits = normal(graph.count, slots_of(graph), 2, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        found = slot_softmax(logits, graph.slots, logits[:, 0])
+        found = slot_softmax(logits, graph.laid_out()[1], logits[:, 0])
     assert {x.dtype for x in found} == {torch.float32}
-    torch.testing.assert_close(found, slot_softmax(logits.float(), graph.slots, logits[:, 0].float()))
+    torch.testing.assert_close(found, slot_softmax(logits.float(), graph.laid_out()[1], logits[:, 0].float()))
 
 
 def test_transforms():
@@ -254,7 +255,7 @@ def test_transforms():
         return edge_softmax(logits, graph, 1e-16).square().sum()
 
     def of_slots(logits: Tensor) -> Tensor:
-        return slot_softmax(logits, graph.slots)[0].square().sum()
+        return slot_softmax(logits, graph.laid_out()[1])[0].square().sum()
 
     for function, given in ((of_edges, edges), (of_slots, slots)):
         leaf = given.clone().requires_grad_()

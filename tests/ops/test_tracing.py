@@ -63,6 +63,8 @@ class RotatedInTables(Rotated):
 class RotatedInPieces(Operation):
     """Side by side or weighed and added, and summed with weights of heads; rotations of one block."""
 
+    degree: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.last = nn.ParameterList([normal(16, 1), normal(16)])
@@ -72,7 +74,7 @@ class RotatedInPieces(Operation):
         x = x[:, :16].reshape(-1, 8, 2).repeat(1, 2, 1)
         heads = graph.scalars[:, :1].cos().expand(-1, 2)
         joined = join_rotate(x, graph).sin()
-        weighed = weigh_rotate(x, graph.scalars[:, :1], *self.last, self.degree, graph)
+        weighed = weigh_rotate(x, graph.scalars[:, :1], *self.last, degree=self.degree, graph=graph)
         weights = torch.cat((heads, heads.sin()), dim=1)
         message = torch.cat((joined, weighed, weighed.cos()), dim=2)
         rescaled = torch.linspace(0, 1, 16, dtype=x.dtype)
@@ -109,7 +111,8 @@ class SlotWeights(Operation):
 
     def forward(self, graph: EdgeGraph, x: Tensor) -> Tensor:
         logits = graph.spread(x.index_select(0, graph.senders)[:, :2])
-        return torch.cat(slot_softmax(torch.cat((x[:, None, :2], logits), dim=1), graph.slots, x[:, 2:4].cos()), dim=2)
+        _, slots = graph.laid_out()
+        return torch.cat(slot_softmax(torch.cat((x[:, None, :2], logits), dim=1), slots, x[:, 2:4].cos()), dim=2)
 
 
 class InPieces(Operation):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ def so2(layer: SO2Linear, x: Tensor, scales: Tensor | None = None) -> tuple[Tens
     y = layer.fc_m0(of_order(0))
     parts, besides = [y[:, invariants:]], y[:, :invariants]
     for m in range(1, mmax + 1):
-        u, v = layer.get_submodule(f"{layer.orders_name}.{m - 1}.fc").weight.chunk(2, dim=0)
+        u, v = cast(nn.Linear, layer.get_submodule(f"{layer.orders_name}.{m - 1}.fc")).weight.chunk(2, dim=0)
         product = torch.complex(of_order(m), of_order(-m)) @ torch.complex(u, v).T
         parts += [product.real, product.imag]
     message = torch.cat(parts, dim=1).unflatten(1, (-1, layer.channels_out))

@@ -181,7 +181,14 @@ def of_structures(
         ends = edge_index[:, edge_index[1].argsort(stable=True)]
         distance, rotation = frames(pos[ends[0]] - pos[ends[1]])
         graph = EdgeGraph(
-            *ends, ends[1], len(x), rotation, basis(distance), envelope(distance, 4.0), kinds=atomic_numbers
+            senders=ends[0],
+            receivers=ends[1],
+            receiver_points=ends[1],
+            count=len(x),
+            rotation=rotation,
+            scalars=basis(distance),
+            envelope=envelope(distance, 4.0),
+            kinds=atomic_numbers,
         )
         return call(graph, x)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from e3nn import o3
-from torch import Tensor, nn
+from torch import Tensor
 
 from equiformer_pytorch.ops import pieces, recompute
 from equiformer_pytorch.published.activation import GATE, KINDS, NAMES, Activation, channel_factor, scalar_channels
@@ -299,6 +299,7 @@ def plain_feed_forward(layer: FeedForward, name: str, grid_mlp: bool, x: Tensor)
     elif kind.halves:
         samples = F.silu(one) * other
     else:
+        assert network.middle is not None
         samples = F.silu(network.get_submodule(network.middle)(F.silu(samples)))
     hidden = back @ network.get_submodule(network.last_name)(samples)
     if kind.scalars != "none":
@@ -387,7 +388,7 @@ NORMS = {
 }
 
 
-def plain_norm(name: str, layer: nn.Module, x: Tensor) -> Tensor:
+def plain_norm(name: str, layer: Any, x: Tensor) -> Tensor:
     parts = list(x.split([1, 3, 5, 7], dim=1))
     if name != "merged without centring":
         parts[0] = parts[0] - parts[0].mean(2, keepdim=True)

@@ -145,7 +145,7 @@ class Attention(TakesMatrices):
     def logits(
         self,
         messages: Float[Tensor, "receivers slots components_channels"],
-        invariants: Float[Tensor, "receivers slots logit_invariants"],
+        invariants: Float[Tensor, "receivers _slots logit_invariants"],
         query: Tensor | None,
         matrices: Sequence[Tensor],
     ) -> Float[Tensor, "receivers slots heads"]:
@@ -157,7 +157,7 @@ class Attention(TakesMatrices):
         graph: EdgeGraph,
         matrices: Matrices | None = None,
         with_weights: bool = True,
-    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points heads slots"]]]:
+    ) -> tuple[Float[Tensor, "points width_out"], list[Float[Tensor, "points _heads slots"]]]:
         """The features to add; and, where wanted, the attention weights per degree, slot 0 being the point itself where
         it attends to itself. `matrices` are those of :meth:`parts`."""
         matrices = self.own_matrices() if matrices is None else matrices
@@ -196,7 +196,7 @@ class Attention(TakesMatrices):
         invariants: Float[Tensor, "edges invariants"],
         mine: OfPoints,
         graph: EdgeGraph,
-    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers slots invariants"]]:
+    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers _slots for_logits"]]:
         """What each receiver attends to, itself first, where it does, then its edges; and invariants for the logits."""
         messages, invariants = graph.spread(message).flatten(2), graph.spread(invariants)
         own, own_invariants = None if mine.own is None else mine.own.flatten(1), mine.invariants

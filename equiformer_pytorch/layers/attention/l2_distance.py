@@ -77,7 +77,7 @@ class L2DistAttention(Attention):
     def logits(
         self,
         messages: Float[Tensor, "receivers slots components_channels"],
-        invariants: Float[Tensor, "receivers slots logit_invariants"],
+        invariants: Float[Tensor, "receivers _slots logit_invariants"],
         query: Tensor | None,
         matrices: Sequence[Tensor],
     ) -> Float[Tensor, "receivers slots heads"]:

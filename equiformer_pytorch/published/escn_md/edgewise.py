@@ -66,7 +66,7 @@ class Convolution(SO2Linear):
         """The maps of the orders above 0."""
         return cast(Sequence[OrderLinear], self.get_submodule(self.orders_name))
 
-    def mixed(self, mixture: Mixture | None) -> list[Float[Tensor, "groups out channels"]] | None:
+    def mixed(self, mixture: Mixture | None) -> list[Float[Tensor, "groups _out _in"]] | None:
         """The matrices of all orders, of each group of structures; None without experts."""
         if not self.experts or mixture is None:
             return None
@@ -77,7 +77,7 @@ class Convolution(SO2Linear):
         self,
         x: Float[Tensor, "edges rows channels"],
         scales: Float[Tensor, "edges scales"] | None,
-        matrices: Sequence[Float[Tensor, "groups out channels"]] | None,
+        matrices: Sequence[Float[Tensor, "groups _out _in"]] | None,
         segments: Sequence[tuple[int, int, int]],
     ) -> tuple[Float[Tensor, "edges rows_out out"], Float[Tensor, "edges invariants"]]:
         """The map, with the matrices of its group for each segment (group, first edge, end)."""

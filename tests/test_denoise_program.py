@@ -147,6 +147,7 @@ def test_out_of_time_then_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.xdist_group("denoise")
 @pytest.mark.slow
 def test_stopped_and_resumed(tmp_path: Path, undisturbed: Path, number: signal.Signals) -> None:
     folder = tmp_path / "parts"

@@ -106,6 +106,7 @@ def with_vesin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tens
     return torch.load(path)
 
 
+@pytest.mark.xdist_group("vesin")
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_with_vesin_and_without(name, with_vesin, monkeypatch):
     monkeypatch.setitem(sys.modules, "vesin", None)

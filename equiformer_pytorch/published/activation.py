@@ -87,9 +87,9 @@ class _OfSamples(torch.autograd.Function):
 def of_samples(
     x: Float[Tensor, "points rows channels"],
     to: Float[Tensor, "samples rows"],
-    back: Float[Tensor, "rows samples"],
+    back: Float[Tensor, "rows_out samples"],
     pointwise: Pointwise,
-) -> Float[Tensor, "points rows out"]:
+) -> Float[Tensor, "points rows_out out"]:
     """F φ(T x) in pieces."""
     return product_in_pieces(lambda x, to, back: (back, pointwise(to @ x)), (x,), (to, back), to.shape[0] * x.shape[2])
 

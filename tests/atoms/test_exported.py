@@ -164,7 +164,7 @@ def test_what_cannot_be_exported_is_said(kind: str) -> None:
 
 @pytest.mark.slow
 def test_float32_stays() -> None:
-    model = build("own").float()
+    model = build("own", **SMALL["own"]).float()
     given = cases()[:1]
     found, exact = export_potential(model).module()(**given[0]), model.evaluate(given[0], stress=True)
     assert found["charges"].dtype == torch.float32
@@ -176,7 +176,7 @@ def test_float32_stays() -> None:
 def test_the_example(tmp_path: Path) -> None:
     """Written by one program, run by one that knows nothing of this package."""
     ase_io, ase = pytest.importorskip("ase.io"), pytest.importorskip("ase")
-    model = build("own")
+    model = build("own", **SMALL["own"])
     model.save(tmp_path / "potential.pt")
     frames = [
         ase.Atoms(each["atomic_numbers"].numpy(), each["pos"].numpy(), cell=each["cell"][0].numpy(), pbc=True)

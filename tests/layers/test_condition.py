@@ -107,6 +107,7 @@ def test_magnitudes_survive_without_the_last_norm():
         (TypeError, [[0.0, 0.0]] * 2, "condition must be a torch.Tensor, got list"),
     ],
 )
+@pytest.mark.unchecked
 def test_errors(error: type[Exception], given: object, words: str):
     model = Equiformer(dim=4, num_tokens=3, condition_dim=2)
     with pytest.raises(error, match=words):

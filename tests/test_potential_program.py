@@ -67,7 +67,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing stopped."""
     runs = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-m", "examples.train_potential", "--runs", runs, "--data", data]
-    command += [*SMALL, "--steps=30", "--name", "whole"]
+    command += [*SMALL, "--steps=60", "--name", "whole"]
     subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
     return runs / "whole"
 
@@ -77,7 +77,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_stopped_and_resumed(data: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals) -> None:
     program = [sys.executable, "-m", "examples.train_potential", "--runs", tmp_path]
-    begin = [*program, "--data", data, *SMALL, "--steps=30"]
+    begin = [*program, "--data", data, *SMALL, "--steps=60"]
     process = subprocess.Popen([*begin, "--name", "parts"], env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL)
     folder, deadline = tmp_path / "parts", time.monotonic() + 60
     while not (folder / "metrics.csv").exists() or len(read_metrics(folder / "metrics.csv")) < 5:
@@ -86,7 +86,7 @@ def test_stopped_and_resumed(data: Path, undisturbed: Path, tmp_path: Path, numb
         time.sleep(0.01)
     process.send_signal(number)
     process.wait()
-    assert 5 <= len(metrics_of(folder)) < 30
+    assert 5 <= len(metrics_of(folder)) < 60
     command = [*program, "--resume", "parts"]
     subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
     assert metrics_of(folder) == metrics_of(undisturbed)

@@ -19,6 +19,7 @@ def test_symbols_are_those_of_ase() -> None:
     "species",
     [["H", "O"], ("H", 8), [1, 8], np.array([1, 8]), torch.tensor([1, 8]), {"H": 1, "O": 2}, np.array(["H", "O"])],
 )
+@pytest.mark.unchecked  # arrays and dicts are taken, and sequences promised
 def test_species_of_any_kind(species) -> None:
     potential = EquiformerPotential(species=species, dim=4, depth=1, num_degrees=2)
     assert potential.species == [1, 8] == potential.config["species"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -62,9 +62,9 @@ class Convolution(SO2Linear):
             setattr(owner, name, Experts(experts, one.in_features, one.out_features, bias=one.bias is not None))
 
     @property
-    def orders(self) -> Sequence[OrderLinear]:
+    def orders(self) -> Iterable[OrderLinear]:
         """The maps of the orders above 0."""
-        return cast(Sequence[OrderLinear], self.get_submodule(self.orders_name))
+        return cast(Iterable[OrderLinear], self.get_submodule(self.orders_name))
 
     def mixed(self, mixture: Mixture | None) -> list[Float[Tensor, "groups _out _in"]] | None:
         """The matrices of all orders, of each group of structures; None without experts."""

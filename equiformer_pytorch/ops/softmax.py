@@ -54,13 +54,13 @@ def softmax_slopes(
     gates: Float[Tensor, "receivers heads"] | None,
     factor: Float[Tensor, "receivers slots heads_or_one"],
     by_slots: bool,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of logits, slots (three, None unless they are wanted) and gates, from those of what
     :func:`slot_softmax` gives; differentiable. `factor` is that of :func:`slot_factors`; the logits are needed for the
     gradients of the slots."""
     of_exponents = of_weights * factor
     of_exponents = of_exponents if of_shares is None else of_exponents + of_shares
-    of_exponents = torch._softmax_backward_data(of_exponents, shares, 1, shares.dtype)
+    of_exponents = torch.ops.aten._softmax_backward_data(of_exponents, shares, 1, shares.dtype)
     of_centred = of_exponents * slots.envelope
     totals = of_centred.sum(1, keepdim=True)
     products = of_weights * shares

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -94,6 +95,13 @@ class EdgeGraph:
     """Atomic numbers of all points."""
     condition: Condition | None = None
     """Of the structures of all points, where layers are conditioned."""
+
+    @cached_property
+    def ends(self) -> tuple[Int[Tensor, " two_edges"], Int[Tensor, " edges"]]:
+        """Both ends of each edge, one after the other, as rows of the receivers with all points after them; and where
+        those of each edge begin."""
+        rows = torch.stack((self.receivers, self.senders + self.count), dim=1).flatten()
+        return rows, torch.arange(0, rows.shape[0], 2, device=rows.device)
 
     def laid_out(self) -> tuple[Table, Slots]:
         """The table and the slots; ValueError of a graph that has none."""

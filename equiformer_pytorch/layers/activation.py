@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiformer_pytorch.ops.dispatch import traced
+from equiformer_pytorch.ops.gates import silu_slope
 
 
 def smooth_leaky_relu(x: Float[Tensor, "*points"], slope: float = 0.2) -> Float[Tensor, "*points"]:
@@ -41,11 +42,3 @@ class _SmoothLeakyReLU(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor):
         (x,) = ctx.saved_tensors
         return torch.lerp(silu_slope(slopes[0], x), slopes[0], ctx.slope), None
-
-
-def silu_slope(slope: Float[Tensor, "*points"], x: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
-    """The gradient of x from that of SiLU(x)."""
-    if torch.is_grad_enabled():
-        sigmoid = x.sigmoid()
-        return slope * sigmoid * (1 + x * (1 - sigmoid))
-    return torch.ops.aten.silu_backward(slope, x)  # one pass, but without a derivative of its own

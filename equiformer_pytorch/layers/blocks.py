@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.attention.base import Attention
 from equiformer_pytorch.layers.feedforward import FeedForward
-from equiformer_pytorch.layers.rearranged import Part, Rearranged, TakesMatrices
+from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
 from equiformer_pytorch.layers.reversible import reversible_blocks
 
 Weights = list[list[Float[Tensor, "points _heads slots"]]]
@@ -19,24 +19,27 @@ Weights = list[list[Float[Tensor, "points _heads slots"]]]
 class SequentialBlocks(nn.Module):
     r""":math:`x \leftarrow x + f(x)`, :math:`x \leftarrow x + g(x)` for attention f and feed-forward g of each block.
 
-    A block may read out fewer degrees than it takes in; those of its input that it leaves out are dropped. The
-    matrices of all layers are made at once (:class:`Rearranged`).
+    A block may read out fewer degrees than it takes in; those of its input that it leaves out are dropped.
     """
 
     def __init__(self, blocks: list[tuple[Attention, FeedForward]]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
-        self.rearranged = Rearranged(self._parts())
 
-    def _parts(self) -> list[Part]:
+    def parts(self) -> list[Part]:
         """What the matrices of all layers are made with."""
         return [part for block in self.blocks for layer in cast("list[TakesMatrices]", block) for part in layer.parts()]
 
     def forward(
-        self, x: Float[Tensor, "points width"], graph: EdgeGraph, weights: Weights | None = None
+        self,
+        x: Float[Tensor, "points width"],
+        graph: EdgeGraph,
+        weights: Weights | None = None,
+        made: Matrices | None = None,
     ) -> Float[Tensor, "points width_out"]:
-        """`weights`, where given, is filled with the attention weights of each layer and degree."""
-        matrices = iter(self.rearranged(self._parts()))
+        """`weights`, where given, is filled with the attention weights of each layer and degree; `made` are the
+        matrices of :meth:`parts`."""
+        matrices = iter([build(given) for build, given in self.parts()] if made is None else made)
         for attention, feed_forward in cast("list[tuple[Attention, FeedForward]]", self.blocks):
             y, of_layer = attention(x, graph, [next(matrices) for _ in attention.parts()], weights is not None)
             if weights is not None:
@@ -61,8 +64,16 @@ class ReversibleBlocks(nn.Module):
             for layer in block:
                 layer.rearrange()
 
+    def parts(self) -> list[Part]:
+        """None: the layers make their matrices themselves, time and again."""
+        return []
+
     def forward(
-        self, x: Float[Tensor, "points width"], graph: EdgeGraph, weights: Weights | None = None
+        self,
+        x: Float[Tensor, "points width"],
+        graph: EdgeGraph,
+        weights: Weights | None = None,
+        made: Matrices | None = None,
     ) -> Float[Tensor, "points width_out"]:
         """As :meth:`SequentialBlocks.forward`."""
         blocks = cast("list[nn.ModuleList]", list(self.blocks))

@@ -180,10 +180,10 @@ class Equiformer(nn.Module):
         )
 
     def _parts(self) -> list[Part]:
-        """Of the embedding, the last norm and a linear map that follows it."""
+        """Of the embedding, the last norm, a linear map that follows it, and the blocks."""
         last = [] if self.last is None else [(self.last.build, self.last.parameters_in_order())]
         of_norm = [] if self.norm is None else [(self.norm.spread_gain, [self.norm.gain])]
-        return [*self.embed.parts(), *of_norm, *last]
+        return [*self.embed.parts(), *of_norm, *last, *self.layers.parts()]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if is_old(state, "rearranged"):
@@ -300,9 +300,10 @@ class Equiformer(nn.Module):
     ) -> Float[Tensor, "points width_out"]:
         """Features of the points, of :attr:`fiber_out`, from embedded inputs and what :meth:`edge_graph` gives;
         `weights`, where given, is filled with the attention weights of each layer and degree."""
-        matrices = iter(self.rearranged(self._parts()))
+        made = self.rearranged(self._parts())
+        matrices = iter(made)
         x = self.embed(x, graph, [next(matrices) for _ in self.embed.parts()])
-        x = self.layers(x, graph, weights)
+        x = self.layers(x, graph, weights, made[len(made) - len(self.layers.parts()) :])
         if self.norm is not None:
             x = self.norm(x, next(matrices)[0])
         if self.last is not None:

@@ -25,17 +25,32 @@ def gate_messages(
     any; derivatives of any order. Neither the gates of the components nor the parts before they are joined are kept.
     """
     if written_out(messages, gates):
-        gated = _scaled(messages, _factors(messages, gates, degrees), degrees)
+        gated = _plain(messages, gates, degrees)
         if own is None or own_gates is None:
             return gated
-        return torch.cat((_scaled(own, _factors(own, own_gates, degrees), degrees)[:, None], gated), dim=1)
+        return torch.cat((_plain(own, own_gates, degrees)[:, None], gated), dim=1)
     given = () if own is None or own_gates is None else (own[:, None], own_gates[:, None])
     return _Gated.apply(degrees, *given, messages, gates)  # pyright: ignore[reportReturnType]
 
 
-def _factors(x: Tensor, gates: Tensor, degrees: int) -> Tensor:
-    """Sigmoids of the invariants and of the gates."""
-    return torch.cat((x[..., : x.shape[-1] // degrees**2], gates), dim=-1).sigmoid()
+def silu_slope(slope: Float[Tensor, "*points"], x: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
+    """The gradient of x from that of SiLU(x)."""
+    if torch.is_grad_enabled():
+        sigmoid = x.sigmoid()
+        return slope * sigmoid * (1 + x * (1 - sigmoid))
+    return torch.ops.aten.silu_backward(slope, x)  # one pass, but without a derivative of its own
+
+
+def _plain(x: Tensor, gates: Tensor, degrees: int) -> Tensor:
+    """In plain operations."""
+    invariants, higher = _apart(x, degrees)
+    return torch.cat((F.silu(invariants), _scaled(higher, gates.sigmoid(), degrees)), dim=-1)
+
+
+def _apart(x: Tensor, degrees: int) -> tuple[Tensor, Tensor]:
+    """Degree 0, and the components of the others."""
+    channels = x.shape[-1] // degrees**2
+    return x[..., :channels], x[..., channels:]
 
 
 class _Gated(torch.autograd.Function):
@@ -48,7 +63,9 @@ class _Gated(torch.autograd.Function):
         rows, _, width = tensors[0].shape
         result = tensors[0].new_empty(rows, sum(x.shape[1] for x in tensors[::2]), width)
         for x, gates, part in _Gated.parts(tensors, result):
-            _write_scaled(x, _factors(x, gates, degrees), degrees, part)
+            (invariants, higher), (of_invariants, of_higher) = _apart(x, degrees), _apart(part, degrees)
+            torch.ops.aten.silu.out(invariants, out=of_invariants)
+            _write_scaled(higher, gates.sigmoid(), degrees, of_higher)
         return result
 
     @staticmethod
@@ -61,47 +78,49 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor):
         found: list[Tensor] = []
         for x, gates, slope in _Gated.parts(ctx.saved_tensors, slopes[0]):
-            factors = _factors(x, gates, ctx.degrees)
-            of_sigmoids = _degree_sums(slope, x, ctx.degrees) * (factors * (1 - factors))
-            of_invariants, of_gates = of_sigmoids.split([factors.shape[-1] - gates.shape[-1], gates.shape[-1]], dim=-1)
-            of_x = degree_products(slope, factors, ctx.degrees)
+            (invariants, higher), (slope, of_higher) = _apart(x, ctx.degrees), _apart(slope, ctx.degrees)
+            factors = gates.sigmoid()
+            of_factors = _degree_sums(of_higher, higher, ctx.degrees)
             if torch.is_grad_enabled():
-                of_x = of_x + F.pad(of_invariants, (0, x.shape[-1] - of_invariants.shape[-1]))
-            else:
-                of_x[..., : of_invariants.shape[-1]] += of_invariants
-            found += [of_x, of_gates]
+                of_parts = silu_slope(slope, invariants), _degree_products(of_higher, factors, ctx.degrees)
+                found += [torch.cat(of_parts, dim=-1), of_factors * (factors * (1 - factors))]
+                continue
+            of_x = x.new_empty(x.shape)
+            part, rest = _apart(of_x, ctx.degrees)
+            torch.ops.aten.silu_backward.grad_input(slope, invariants, grad_input=part)
+            _write_scaled(of_higher, factors, ctx.degrees, rest)
+            found += [of_x, torch.ops.aten.sigmoid_backward(of_factors, factors)]
         return None, *found
 
 
-def degree_products(
-    x: Float[Tensor, "*rows components_channels"], factors: Float[Tensor, "*rows degrees_channels"], degrees: int
-) -> Float[Tensor, "*rows components_channels"]:
-    """The components of a degree times its factors, channel by channel; derivatives of any order."""
+def _degree_products(x: Tensor, factors: Tensor, degrees: int) -> Tensor:
+    """The components of each degree above 0 times its factors, channel by channel; derivatives of any order."""
     if written_out(x, factors):
         return _scaled(x, factors, degrees)
     return _Scaled.apply(degrees, x, factors)  # pyright: ignore[reportReturnType]
 
 
 def _degree_sums(x: Tensor, y: Tensor, degrees: int) -> Tensor:
-    """Of the products of two features, over the components of each degree."""
+    """Of the products of two features, over the components of each degree above 0; derivatives of any order."""
     if written_out(x, y):
         products = _by_degree(x * y, None, degrees)
-        return torch.cat([of_degree.sum(-2) for of_degree, _ in products], dim=-1)
+        return torch.cat([x[..., :0], *(of_degree.sum(-2) for of_degree, _ in products)], dim=-1)
     return _Summed.apply(degrees, x, y)  # pyright: ignore[reportReturnType]
 
 
 def _by_degree(x: Tensor, factors: Tensor | None, degrees: int) -> Iterator[tuple[Tensor, Any]]:
-    """(rows, components of a degree, channels), and (rows, 1, channels) of the factors, where given."""
-    channels = x.shape[-1] // degrees**2
-    for degree in range(degrees):
-        part = x[..., degree**2 * channels : (degree + 1) ** 2 * channels].unflatten(-1, (-1, channels))
-        yield part, None if factors is None else factors[..., None, degree * channels : (degree + 1) * channels]
+    """Of each degree above 0 (rows, components, channels), and (rows, 1, channels) of the factors, where given."""
+    channels = x.shape[-1] // max(degrees**2 - 1, 1)
+    for degree in range(1, degrees):
+        first, end = (degree**2 - 1) * channels, ((degree + 1) ** 2 - 1) * channels
+        part = x[..., first:end].unflatten(-1, (-1, channels))
+        yield part, None if factors is None else factors[..., None, (degree - 1) * channels : degree * channels]
 
 
 def _scaled(x: Tensor, factors: Tensor, degrees: int) -> Tensor:
     """In plain operations."""
     parts = [(of_degree * factor).flatten(-2) for of_degree, factor in _by_degree(x, factors, degrees)]
-    return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+    return torch.cat([x[..., :0], *parts], dim=-1)
 
 
 def _write_scaled(x: Tensor, factors: Tensor, degrees: int, result: Tensor) -> None:
@@ -112,7 +131,7 @@ def _write_scaled(x: Tensor, factors: Tensor, degrees: int, result: Tensor) -> N
 
 
 class _Scaled(torch.autograd.Function):
-    """Of :func:`degree_products`; the factors are not spelled out for the components."""
+    """Of :func:`_degree_products`; the factors are not spelled out for the components."""
 
     @staticmethod
     def forward(ctx: Any, degrees: int, x: Tensor, factors: Tensor) -> Tensor:
@@ -125,7 +144,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor):
         x, factors = ctx.saved_tensors
-        of_x = degree_products(slopes[0], factors, ctx.degrees) if ctx.needs_input_grad[1] else None
+        of_x = _degree_products(slopes[0], factors, ctx.degrees) if ctx.needs_input_grad[1] else None
         of_factors = _degree_sums(slopes[0], x, ctx.degrees) if ctx.needs_input_grad[2] else None
         return None, of_x, of_factors
 
@@ -137,16 +156,15 @@ class _Summed(torch.autograd.Function):
     def forward(ctx: Any, degrees: int, x: Tensor, y: Tensor) -> Tensor:
         ctx.degrees = degrees
         ctx.save_for_backward(x, y)
-        channels = x.shape[-1] // degrees**2
-        result = x.new_empty(*x.shape[:-1], degrees * channels)
-        others = _by_degree(y, result, degrees)
-        for (one, _), (other, output) in zip(_by_degree(x, None, degrees), others, strict=True):
-            torch.sum(one * other, dim=-2, keepdim=True, out=output)
+        channels = x.shape[-1] // max(degrees**2 - 1, 1)
+        result = x.new_empty(*x.shape[:-1], (degrees - 1) * channels)
+        for product, output in _by_degree(x * y, result, degrees):
+            torch.sum(product, dim=-2, keepdim=True, out=output)
         return result
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor):
         x, y = ctx.saved_tensors
-        of_x = degree_products(y, slopes[0], ctx.degrees) if ctx.needs_input_grad[1] else None
-        of_y = degree_products(x, slopes[0], ctx.degrees) if ctx.needs_input_grad[2] else None
+        of_x = _degree_products(y, slopes[0], ctx.degrees) if ctx.needs_input_grad[1] else None
+        of_y = _degree_products(x, slopes[0], ctx.degrees) if ctx.needs_input_grad[2] else None
         return None, of_x, of_y

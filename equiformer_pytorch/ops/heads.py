@@ -32,6 +32,22 @@ class HeadPlan(NamedTuple):
         """Columns of weights, messages and features."""
         return sum(self.heads), len(self.heads) ** 2 * self.channels, sum(self.sizes())
 
+    def doubled(self) -> HeadPlan:
+        """Of two heads in the place of each."""
+        return self._replace(heads=tuple(2 * heads for heads in self.heads))
+
+    def paired(
+        self, one: Float[Tensor, "receivers features"], other: Float[Tensor, "receivers features"]
+    ) -> Float[Tensor, "receivers two_features"]:
+        """The features of one and other heads in turn, for :meth:`doubled`."""
+        pairs, start = [], 0
+        for (low, _), size in zip(self.groups, self.sizes(), strict=True):
+            heads = self.heads[low]
+            parts = [x.narrow(1, start, size).reshape(-1, heads, size // heads) for x in (one, other)]
+            pairs.append(torch.stack(parts, dim=2).reshape(-1, 2 * size))
+            start += size
+        return _side_by_side(pairs)
+
     def views(self, *factors: Tensor | None) -> Iterator[list[Tensor | None]]:
         """Of weights, messages and features, where given, those of one degree after the other: (receivers, slots,
         heads), (receivers, slots, columns), (receivers, heads, columns)."""
@@ -62,7 +78,7 @@ def head_sums(
     plan: HeadPlan,
 ) -> Float[Tensor, "receivers features"]:
     r""":math:`\sum_j \alpha^h_j m_{jc}`, the components c of its degree for each head h; derivatives of any order."""
-    return _contracted(FEATURES, plan, weights, messages)
+    return contracted(FEATURES, plan, weights, messages)
 
 
 @operation
@@ -72,10 +88,10 @@ def head_products(
     plan: HeadPlan,
 ) -> Float[Tensor, "receivers slots heads"]:
     r""":math:`\sum_c m_{jc} q^h_c` over the components c of a head's degree; derivatives of any order."""
-    return _contracted(WEIGHTS, plan, messages, features)
+    return contracted(WEIGHTS, plan, messages, features)
 
 
-def _contracted(wanted: int, plan: HeadPlan, first: Tensor, second: Tensor) -> Tensor:
+def contracted(wanted: int, plan: HeadPlan, first: Tensor, second: Tensor) -> Tensor:
     r"""The derivative of :math:`\sum \alpha_{jh} m_{jc} q_{hc}` by one of the three, from the other two in this order;
     those of it are such derivatives again."""
     if written_out(first, second):
@@ -104,8 +120,14 @@ def _put_together(wanted: int, plan: HeadPlan, first: Tensor, second: Tensor) ->
     """In plain operations."""
     found = [torch.bmm(*_pair(wanted, views)) for views in plan.views(*_factors(wanted, first, second, None))]
     if wanted == FEATURES:
-        found = [torch.cat(found[low:high], dim=2).flatten(1) for low, high in plan.groups]
-    return torch.cat(found, dim=-1)
+        parts = [_side_by_side(found[low:high]) for low, high in plan.groups]
+        found = [part.reshape(part.shape[0], part.shape[1] * part.shape[2]) for part in parts]
+    return _side_by_side(found)
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """The columns of all parts."""
+    return torch.cat(list(parts), dim=-1) if len(parts) > 1 else parts[0]
 
 
 class _Contraction(torch.autograd.Function):
@@ -127,5 +149,5 @@ class _Contraction(torch.autograd.Function):
                 found.append(None)
                 continue
             given = {ctx.wanted: slope, other: value}
-            found.append(_contracted(place, ctx.plan, *(given[k] for k in sorted(given))))
+            found.append(contracted(place, ctx.plan, *(given[k] for k in sorted(given))))
         return None, None, *found

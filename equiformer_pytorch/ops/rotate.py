@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -9,8 +11,11 @@ from torch import Tensor
 
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.graph.frames import Rotation, block_rows
-from equiformer_pytorch.ops.dispatch import operation
+from equiformer_pytorch.ops.dispatch import operation, written_out
 from equiformer_pytorch.ops.recompute import product_in_pieces
+
+# Of torch.embedding_bag.
+SUM = 0
 
 
 @operation
@@ -26,12 +31,31 @@ def gather_rotate(
         sender, receiver: degree-major.
         max_order: the rows wanted, order-major as in :func:`~equiformer_pytorch.so3.rows.order_major_rows`.
     """
-    gathered = sender.index_select(0, graph.senders)
-    if graph.table is not None and graph.table.index is None:
-        ends = (graph.table.spread(gathered) + receiver[:, None]).flatten(0, 1)
+    if written_out(sender, receiver):
+        ends = sender.index_select(0, graph.senders) + receiver.index_select(0, graph.receivers)
     else:
-        ends = gathered + receiver.index_select(0, graph.receivers)
-    return rotate_in(ends, graph.rotation, max_order)
+        ends = _SumOfEnds.apply(graph, sender, receiver)
+    return rotate_in(ends, graph.rotation, max_order)  # pyright: ignore[reportArgumentType]
+
+
+class _SumOfEnds(torch.autograd.Function):
+    """Each edge is written once; derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: EdgeGraph, sender: Tensor, receiver: Tensor) -> Tensor:
+        ctx.graph, ctx.points = graph, sender.shape[0]
+        rows, first = graph.ends
+        both = torch.cat((receiver, sender)).flatten(1)
+        ends, *_ = torch.embedding_bag(both, rows, first, mode=SUM)
+        return ends.unflatten(1, sender.shape[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor):
+        graph, slope = ctx.graph, slopes[0]
+        of_sender = slope.new_zeros(ctx.points, *slope.shape[1:]).index_add(0, graph.senders, slope)
+        if graph.table is not None and graph.table.index is None:
+            return None, of_sender, graph.table.spread(slope).sum(1)
+        return None, of_sender, graph.sum_receivers(slope)
 
 
 @operation

@@ -35,8 +35,45 @@ def slot_softmax(
     with torch.autocast(logits.device.type, enabled=False):
         centred = logits + torch.bmm(slots.minus_share.mT, logits)
         shares = torch.addcmul(slots.log_envelope, centred, slots.envelope).softmax(1)
-        factor = slots.envelope if gates is None else torch.bmm(slots.envelope, gates[:, None].to(logits.dtype))
-        return shares * factor, shares
+        return shares * slot_factors(slots, gates), shares
+
+
+def slot_factors(
+    slots: Slots, gates: Float[Tensor, "receivers heads"] | None
+) -> Float[Tensor, "receivers slots heads_or_one"]:
+    """γ u."""
+    return slots.envelope if gates is None else torch.bmm(slots.envelope, gates[:, None].to(slots.envelope.dtype))
+
+
+def softmax_slopes(
+    of_weights: Float[Tensor, "receivers slots heads"],
+    of_shares: Float[Tensor, "receivers slots heads"] | None,
+    shares: Float[Tensor, "receivers slots heads"],
+    logits: Float[Tensor, "receivers slots heads"] | None,
+    slots: Slots,
+    gates: Float[Tensor, "receivers heads"] | None,
+    factor: Float[Tensor, "receivers slots heads_or_one"],
+    by_slots: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of logits, slots (three, None unless they are wanted) and gates, from those of what
+    :func:`slot_softmax` gives; differentiable. `factor` is that of :func:`slot_factors`; the logits are needed for the
+    gradients of the slots."""
+    of_exponents = of_weights * factor
+    of_exponents = of_exponents if of_shares is None else of_exponents + of_shares
+    of_exponents = torch.ops.aten._softmax_backward_data(of_exponents, shares, 1, shares.dtype)
+    of_centred = of_exponents * slots.envelope
+    totals = of_centred.sum(1, keepdim=True)
+    products = of_weights * shares
+    of_gates = None if gates is None else torch.bmm(slots.envelope.mT, products).squeeze(1)
+    of_envelope = of_log_envelope = of_minus_share = None
+    if by_slots and logits is not None:
+        centred = logits + torch.bmm(slots.minus_share.mT, logits)
+        of_factor = products.sum(2, keepdim=True) if gates is None else torch.bmm(products, gates[:, :, None])
+        of_envelope = of_factor + (of_exponents * centred).sum(2, keepdim=True)
+        of_log_envelope = of_exponents.sum(2, keepdim=True)
+        of_minus_share = torch.bmm(logits, totals.mT)
+    of_logits = torch.baddbmm(of_centred, slots.minus_share, totals)
+    return of_logits, of_envelope, of_log_envelope, of_minus_share, of_gates
 
 
 @operation

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from equiformer_pytorch.base.constants import ExactConstants
-from equiformer_pytorch.layers.activation import silu_slope
 from equiformer_pytorch.ops.dispatch import traced
+from equiformer_pytorch.ops.gates import silu_slope
 from equiformer_pytorch.ops.recompute import product_in_pieces
 from equiformer_pytorch.published.sphere_grid import SphereGrid
 from equiformer_pytorch.so3.rows import add_scalars, degree_index, order_major_rows

@@ -8,9 +8,7 @@ import torch.nn.functional as F
 
 from equiformer_pytorch.layers import joint, so2
 from equiformer_pytorch.layers.attention import heads as heads_module
-from equiformer_pytorch.layers.attention.l2_distance import squared_lengths
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention, _taylor_features
-from equiformer_pytorch.testing import assert_gradients
 from tests.layers.harness import graph_of
 from tests.layers.test_layers import plain_so2
 from tests.models import KINDS, Example, blocks, build, example
@@ -179,27 +177,6 @@ def test_attention_is_its_formula(monkeypatch, form, mlp, arranged):
     alone, none = layer(x, graph, matrices, with_weights=False)
     torch.testing.assert_close(alone, wanted, rtol=0, atol=1e-11)
     assert none == []
-
-
-def test_squared_lengths():
-    """Each square times the weight of its column, with derivatives of every order."""
-    messages, weights = normal(3, 2, 4), normal(4, 2, seed=1)
-    wanted = torch.einsum("rsc,rsc,ch->rsh", messages, messages, weights)
-    torch.testing.assert_close(squared_lengths(messages, weights), wanted)
-    assert_gradients(squared_lengths, {"messages": messages, "weights": weights})
-    slope = leaf = messages.clone().requires_grad_()
-    loss, kept = squared_lengths(leaf, weights).sin().sum(), []
-    for _ in range(3):
-        (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
-        loss = slope.square().sum()
-    kept.append(slope)
-    loss = ((leaf * leaf) @ weights).sin().sum()
-    for _ in range(3):
-        (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
-        loss = slope.square().sum()
-    torch.testing.assert_close(slope, kept[0])
-    per_sample = torch.func.vmap(torch.func.grad(lambda m: squared_lengths(m[None], weights).sum()))(messages)
-    torch.testing.assert_close(per_sample, 2 * messages * weights.sum(1))
 
 
 def global_heads(features: torch.Tensor, sizes: list[int], layer: TaylorLinearAttention) -> torch.Tensor:

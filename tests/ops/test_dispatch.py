@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from equiformer_pytorch.ops import dispatch
+from equiformer_pytorch.ops.attend import attend
 from equiformer_pytorch.ops.dispatch import KERNELS, Kernel, operation, register, traced
 from equiformer_pytorch.ops.gates import gate_messages
 from equiformer_pytorch.ops.heads import HeadPlan, head_products, head_sums
@@ -30,6 +31,7 @@ from tests.ops.graphs import SIZES, edge_graph, normal
 from tests.ops.plans import PLANS, arguments
 
 OPERATIONS = [
+    "attend",
     "edge_softmax",
     "gate_messages",
     "gather_rotate",
@@ -68,7 +70,9 @@ def calls() -> dict[str, Callable[[], Any]]:
     given = arguments(plan, 6)
     logits = normal(graph.count, graph.laid_out()[1].envelope.shape[1], 2)
     heads = HeadPlan((2, 1), 2, ((0, 1), (1, 2)))
+    logits = normal(*slots.shape[:2], 3)
     return {
+        "attend": lambda: attend([normal(*slots.shape[:2], 8)], logits, graph.slots, None, heads),
         "gate_messages": lambda: gate_messages(normal(4, 3, 8), normal(4, 3, 2), None, None, 2),
         "head_products": lambda: head_products(normal(4, 3, 8), normal(4, 10), heads),
         "head_sums": lambda: head_sums(normal(4, 3, 3), normal(4, 3, 8), heads),

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equiformer_pytorch.graph.edges import EdgeGraph
-from equiformer_pytorch.layers.attention.heads import Heads
+from equiformer_pytorch.layers.attention.heads import Heads, is_dense
 from equiformer_pytorch.layers.attention.points import OfPoints, PointMaps
 from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention
 from equiformer_pytorch.layers.condition import Conditioning
@@ -21,10 +21,10 @@ from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
+from equiformer_pytorch.ops.attend import Distances, attend
 from equiformer_pytorch.ops.gates import gate_messages
 from equiformer_pytorch.ops.pieces import over_receivers
 from equiformer_pytorch.ops.rotate import rotate_out
-from equiformer_pytorch.ops.softmax import slot_softmax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,7 @@ class Attention(TakesMatrices):
 
     def _plan(self) -> None:
         """How the products are arranged; subclasses call it when their own maps are there."""
+        alike = list(zip(self.fiber, self.heads, self.dim_head, self.fiber_out, strict=False))
         self.points = PointMaps(
             self.conv,
             self.to_own,
@@ -120,8 +121,10 @@ class Attention(TakesMatrices):
             heads=self.heads,
             channels=self.channels,
             logit_invariants=self.logit_invariants,
+            shapes=[*alike, *self.fiber[len(alike) :]],
+            dense=is_dense(self.heads, self.dim_head, self.channels),
         )
-        self.to_points = Heads(self.heads, self.key_heads, self.dim_head, self.channels, self.fiber_out)
+        self.to_points = Heads(self.heads, self.key_heads, self.dim_head, self.points.plan, dense=self.points.dense)
 
     def parts(self) -> list[Part]:
         """Norm, maps of the points, of the edges, of the sums, logits."""
@@ -139,17 +142,16 @@ class Attention(TakesMatrices):
 
     @abstractmethod
     def build_logits(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """The matrices that :meth:`logits` takes."""
+        """The matrices that :meth:`compared` takes."""
 
     @abstractmethod
-    def logits(
+    def compared(
         self,
-        messages: Float[Tensor, "receivers slots components_channels"],
         invariants: Float[Tensor, "receivers _slots logit_invariants"],
         query: Tensor | None,
         matrices: Sequence[Tensor],
-    ) -> Float[Tensor, "receivers slots heads"]:
-        """Of the heads of all degrees, side by side."""
+    ) -> Distances | Float[Tensor, "receivers slots heads"]:
+        """The logits of the heads of all degrees, side by side, or what gives them from the messages."""
 
     def forward(
         self,
@@ -169,22 +171,23 @@ class Attention(TakesMatrices):
         _, slots = graph.laid_out()
         columns = slots.envelope.shape[1]
 
-        def attend(rows: slice, graph: EdgeGraph) -> tuple[Tensor, ...]:
+        def received(rows: slice, graph: EdgeGraph) -> tuple[Tensor, ...]:
             """Softmax, gates and weighted sums, for some receivers."""
             _, slots = graph.laid_out()
             mine = of_points.receiving(rows)
             invariants, message = self.conv(mine.sender, mine.receiver, graph, for_edges)
             message = rotate_out(message, graph.rotation, len(self.heads), self.conv.so2.max_order)
             messages, invariants = self._messages(message, invariants, mine, graph)
-            logits = self.logits(messages, invariants, mine.query, for_logits)
-            gated, shares = slot_softmax(logits, slots, None if mine.gates is None else mine.gates.sigmoid())
-            out = self.to_points(messages, gated.to(messages.dtype), for_heads)
+            gates = None if mine.gates is None else mine.gates.sigmoid()
+            compared = self.compared(invariants, mine.query, for_logits)
+            summed, shares = attend(messages, compared, slots, gates, self.points.plan)
+            out = self.to_points(summed, for_heads)
             if not with_weights:
                 return (out,)
             found = shares.detach() * slots.envelope.detach()
             return out, F.pad(found, (0, 0, 0, columns - found.shape[1]))
 
-        out, *weights = over_receivers(attend, graph, self.conv.width, x.shape[0])
+        out, *weights = over_receivers(received, graph, self.conv.width, x.shape[0])
         if self.linear_attn is not None:
             attended = self.linear_attn(normed[:, : self.scalars], graph) @ self.linear_attn_to_out
             out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))
@@ -196,19 +199,27 @@ class Attention(TakesMatrices):
         invariants: Float[Tensor, "edges invariants"],
         mine: OfPoints,
         graph: EdgeGraph,
-    ) -> tuple[Float[Tensor, "receivers slots components_channels"], Float[Tensor, "receivers _slots for_logits"]]:
-        """What each receiver attends to, itself first, where it does, then its edges; and invariants for the logits."""
+    ) -> tuple[
+        list[Float[Tensor, "receivers _slots components_channels"]], Float[Tensor, "receivers _slots for_logits"]
+    ]:
+        """What each receiver attends to, itself first, where it does, then its edges, in parts; and invariants for the
+        logits."""
         messages, invariants = graph.spread(message).flatten(2), graph.spread(invariants)
         own, own_invariants = None if mine.own is None else mine.own.flatten(1), mine.invariants
-        gates, own_gates = invariants[..., :0], None
-        if not self.points.gated:
-            sizes = [self.logit_invariants, invariants.shape[-1] - self.logit_invariants]
-            invariants, gates = invariants.split(sizes, dim=-1)
-            if own_invariants is not None:
-                own_invariants, own_gates = own_invariants.split(sizes, dim=-1)
-            messages = gate_messages(messages, gates, own, own_gates, len(self.heads))
-        elif own is not None:
-            messages = torch.cat((own[:, None], messages), dim=1)
+        if self.points.gated:
+            parts = [messages] if own is None else [own[:, None], messages]
+        else:
+            invariants, gates = self._apart(invariants)
+            own_invariants, own_gates = (None, None) if own_invariants is None else self._apart(own_invariants)
+            parts = [gate_messages(messages, gates, own, own_gates, len(self.heads))]
         if own_invariants is not None and invariants.shape[2]:
             invariants = torch.cat((own_invariants[:, None], invariants), dim=1)
-        return messages, invariants
+        return parts, invariants
+
+    def _apart(self, invariants: Float[Tensor, "*rows invariants"]) -> tuple[Tensor, Tensor]:
+        """Those for the logits, and the gates."""
+        if self.logit_invariants == 0:
+            return invariants[..., :0], invariants
+        gates = invariants.shape[-1] - self.logit_invariants
+        logits, gates = invariants.split([self.logit_invariants, gates], dim=-1)
+        return logits, gates

@@ -10,14 +10,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equiformer_pytorch.base.constants import ExactConstants
-from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import groups_of, ungrouped
+from equiformer_pytorch.layers.joint import ungrouped
 from equiformer_pytorch.layers.linear import block_diagonal
-from equiformer_pytorch.ops.heads import HeadPlan, head_sums
-from equiformer_pytorch.so3.rows import component_degrees, degree_index
+from equiformer_pytorch.ops.heads import HeadPlan
+from equiformer_pytorch.so3.rows import component_degrees
 
 # Entries of the values of all heads in one matrix, zeros between the degrees, up to which that is one product.
 NARROW = 2**16
+
+
+def is_dense(heads: Sequence[int], dim_head: Sequence[int], channels: int) -> bool:
+    """Whether the values of all heads may be one matrix."""
+    values = sum(h * d * (2 * degree + 1) for degree, (h, d) in enumerate(zip(heads, dim_head, strict=True)))
+    return values * sum(heads) * len(heads) ** 2 * channels <= NARROW
 
 
 class Heads(ExactConstants):
@@ -32,17 +37,13 @@ class Heads(ExactConstants):
     """
 
     def __init__(
-        self, heads: Sequence[int], key_heads: Sequence[int], dim_head: Sequence[int], channels: int, fiber_out: Fiber
+        self, heads: Sequence[int], key_heads: Sequence[int], dim_head: Sequence[int], plan: HeadPlan, *, dense: bool
     ) -> None:
         super().__init__()
         self.heads, self.key_heads, self.dim_head = list(heads), list(key_heads), list(dim_head)
-        self.channels = channels
-        values = [h * d * (2 * degree + 1) for degree, (h, d) in enumerate(zip(heads, dim_head, strict=True))]
-        self.values = sum(values)
-        self.groups = groups_of(list(zip(heads, dim_head, fiber_out, strict=True)))
-        self.plan = HeadPlan(tuple(heads), channels, tuple(self.groups))
-        self.narrow = self.values * sum(self.plan.sizes()) <= NARROW
-        for index, (low, high) in enumerate(self.groups):
+        self.plan, self.dense = plan, dense
+        self.channels = plan.channels // len(heads) ** 2 if dense else plan.channels
+        for index, (low, high) in enumerate(() if dense else plan.groups):
             self.constant(f"degree_{index}", component_degrees, low, high)
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -51,38 +52,34 @@ class Heads(ExactConstants):
             value.expand(heads, -1, -1) for value, heads in zip(parameters[: len(self.heads)], self.heads, strict=True)
         ]
         outs = parameters[len(self.heads) :]
-        if self.narrow:
-            return [self._in_one(values), block_diagonal(outs, self.values)]
+        if self.dense:
+            matrix = self._in_one(values)
+            return [matrix, block_diagonal(outs, matrix.shape[1])]
         by_head = [out.unflatten(0, (heads, -1)) for out, heads in zip(outs, self.heads, strict=True)]
-        return [torch.cat(list(matrices[low:high])) for low, high in self.groups for matrices in (values, by_head)]
+        return [torch.cat(list(matrices[low:high])) for low, high in self.plan.groups for matrices in (values, by_head)]
 
     def _in_one(self, values: Sequence[Tensor]) -> Float[Tensor, "features values"]:
-        """Rows: group of degrees, head, component, channel. Columns: degree, order, head of that degree, channel of the
-        head."""
-        total, columns, start = sum(self.plan.sizes()), [], 0
-        for (low, high), size in zip(self.groups, self.plan.sizes(), strict=True):
-            of_head = (high**2 - low**2) * self.channels
-            for component, degree in enumerate(degree_index(high - 1)[low**2 :]):
-                for head in range(self.heads[low]):
-                    before = start + head * of_head + component * self.channels
-                    columns.append(F.pad(values[degree][head], (0, 0, before, total - before - self.channels)))
-            start += size
+        """Rows: head, component, channel. Columns: degree, order, head of that degree, channel of the head."""
+        components, columns, first = len(self.heads) ** 2, [], 0
+        for degree, of_degree in enumerate(values):
+            for component in range(degree**2, (degree + 1) ** 2):
+                for head, value in enumerate(of_degree, start=first):
+                    before = (head * components + component) * self.channels
+                    after = sum(self.plan.sizes()) - before - self.channels
+                    columns.append(F.pad(value, (0, 0, before, after)))
+            first += self.heads[degree]
         return torch.cat(columns, dim=1)
 
     def forward(
-        self,
-        messages: Float[Tensor, "receivers slots components_channels"],
-        weights: Float[Tensor, "receivers slots heads"],
-        matrices: Sequence[Tensor],
+        self, summed: Float[Tensor, "receivers features"], matrices: Sequence[Tensor]
     ) -> Float[Tensor, "receivers width_out"]:
-        """The features to add, from messages and weights."""
-        summed = head_sums(weights, messages, self.plan)
-        if self.narrow:
+        """The features to add, from the sums of the messages."""
+        if self.dense:
             values, out = matrices
             return summed @ values @ out
         sizes, outputs = self.plan.sizes(), []
         parts = summed.split(sizes, dim=1) if len(sizes) > 1 else (summed,)
-        for index, (part, (low, high)) in enumerate(zip(parts, self.groups, strict=True)):
+        for index, (part, (low, high)) in enumerate(zip(parts, self.plan.groups, strict=True)):
             of_heads = (
                 torch.bmm(matrices[2 * index], matrices[2 * index + 1]).unflatten(0, (high - low, -1)).flatten(1, 2)
             )

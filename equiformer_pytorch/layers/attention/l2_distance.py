@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
@@ -12,38 +11,13 @@ from torch import Tensor, nn
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear
-from equiformer_pytorch.ops.dispatch import traced
-from equiformer_pytorch.ops.heads import head_products
+from equiformer_pytorch.ops.attend import Distances
 
 
 def logit_scales(heads: Sequence[int], columns: Sequence[int]) -> Float64[Tensor, " heads"]:
     """Of each head, 2/√(components · channels) of its degree."""
     scales = [2 * of_degree**-0.5 for of_degree, count in zip(columns, heads, strict=True) for _ in range(count)]
     return torch.tensor(scales, dtype=torch.float64)
-
-
-def squared_lengths(
-    messages: Float[Tensor, "receivers slots columns"], weights: Float[Tensor, "columns heads"]
-) -> Float[Tensor, "receivers slots heads"]:
-    """Of the messages, each square times the weight of its column."""
-    if traced():
-        return (messages * messages) @ weights
-    return _SquaredLengths.apply(messages, weights)  # pyright: ignore[reportReturnType]
-
-
-class _SquaredLengths(torch.autograd.Function):
-    """Keeps the messages, which others keep too, not their squares; derivatives of any order."""
-
-    @staticmethod
-    def forward(ctx: Any, messages: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(messages, weights)
-        return (messages * messages) @ weights
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor):
-        messages, weights = ctx.saved_tensors
-        of_weights = (messages * messages).flatten(0, 1).mT @ slopes[0].flatten(0, 1)
-        return (slopes[0] @ (2 * weights).mT) * messages, of_weights
 
 
 class L2DistAttention(Attention):
@@ -74,19 +48,13 @@ class L2DistAttention(Attention):
             columns.append(metric.expand(heads, -1).repeat(1, 2 * degree + 1))
         return [torch.block_diag(*columns).mT]
 
-    def logits(
+    def compared(
         self,
-        messages: Float[Tensor, "receivers slots components_channels"],
         invariants: Float[Tensor, "receivers _slots logit_invariants"],
         query: Tensor | None,
         matrices: Sequence[Tensor],
-    ) -> Float[Tensor, "receivers slots heads"]:
+    ) -> Distances:
         """As in the base class; asks for no invariants."""
         if query is None:
             raise ValueError("query is missing: the logits are distances to it")
-        # Under autocast, too, in the weights' precision: of the difference little is left in bfloat16.
-        with torch.autocast(messages.device.type, enabled=False):
-            messages, query = messages.to(matrices[0].dtype), query.to(matrices[0].dtype)
-            lengths = squared_lengths(messages, matrices[0].square())
-            logits = head_products(messages, query, self.points.plan).sub(lengths, alpha=0.5)
-            return logits * self.cast("scale", logits.dtype)
+        return Distances(query, matrices[0], self.cast("scale", matrices[0].dtype))

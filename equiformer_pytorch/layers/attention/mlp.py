@@ -53,12 +53,11 @@ class MLPAttention(Attention):
         blocks = [w if one else torch.block_diag(*w.unbind(0)) for w, one in zip(parameters, shared, strict=True)]
         return [torch.block_diag(*blocks).mT]
 
-    def logits(
+    def compared(
         self,
-        messages: Float[Tensor, "receivers slots components_channels"],
         invariants: Float[Tensor, "receivers slots logit_invariants"],
         query: Tensor | None,
         matrices: Sequence[Tensor],
     ) -> Float[Tensor, "receivers slots heads"]:
-        """As in the base class; looks at the invariants alone."""
+        """As in the base class: the logits."""
         return smooth_leaky_relu(invariants, self.slope) @ matrices[0]

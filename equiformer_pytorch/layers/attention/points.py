@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -55,6 +56,8 @@ class PointMaps(ExactConstants):
         heads: of each degree.
         channels: of messages and queries.
         logit_invariants: how many of a message's invariants are for the logits, the first; the others are gates.
+        shapes: of each degree, equal where degrees may share a product.
+        dense: where the layer is narrow, every head may have all components, zeros where they are not of its degree.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class PointMaps(ExactConstants):
         heads: Sequence[int],
         channels: int,
         logit_invariants: int,
+        shapes: Sequence[object],
+        dense: bool,
     ) -> None:
         super().__init__()
         self.heads, self.channels, self.logit_invariants = tuple(heads), channels, logit_invariants
@@ -80,17 +85,19 @@ class PointMaps(ExactConstants):
             self.query_fiber = query.fiber_out
         self.gated = conv.so2.narrow and is_narrow(conv.from_sender.fiber_in, fibers)
         self.product: JointProduct | JointProducts
+        self.dense = dense and self.gated
+        if self.dense:
+            self.plan = HeadPlan((sum(heads),), self.degrees**2 * channels, ((0, 1),))
+        else:
+            self.plan = HeadPlan(self.heads, channels, tuple(groups_of(shapes[: self.degrees])))
         if self.gated:
             conv.so2.gate()
-            self.plan = HeadPlan(self.heads, channels, tuple(groups_of(self.heads)))
             arrange = {"own": self._gated_columns, "query": self._query_columns}
             self.product = JointProduct(every, {places[name]: arrange[name] for name in arrange if name in places})
         else:
             invariants = [(channels, channels + conv.so2.invariants)] if conv.so2.invariants else []
             besides = {places["own"]: (channels, invariants)} if "own" in places else {}
-            self.product = JointProducts(every, besides)
-            groups = [group for group in self.product.groups if group[0] < self.degrees]
-            self.plan = HeadPlan(self.heads, channels, tuple(groups))
+            self.product = JointProducts(every, besides, shapes=shapes)
 
     def parameters_in_order(self) -> list[Tensor]:
         """Those of the maps."""
@@ -107,8 +114,10 @@ class PointMaps(ExactConstants):
             found = dict(zip(self.names, others, strict=True))
             message = invariants = query = None
             if "own" in found:
-                width = found["own"].shape[1] - self.logit_invariants
-                invariants, message = found["own"].split([self.logit_invariants, width], dim=1)
+                message = found["own"]
+                if self.logit_invariants:
+                    widths = [self.logit_invariants, message.shape[1] - self.logit_invariants]
+                    invariants, message = message.split(widths, dim=1)
                 message = gated(message).unflatten(1, (-1, self.channels))
             if "query" in found:
                 query = found["query"]
@@ -135,6 +144,13 @@ class PointMaps(ExactConstants):
     def _query_columns(self, query: Float[Tensor, "rows width"]) -> Float[Tensor, "rows features"]:
         """The columns of the map to the queries in the order of :attr:`plan`."""
         parts = self.query_fiber.split(query)
+        if self.dense:
+            width, found = self.degrees**2 * self.channels, []
+            for degree, part in enumerate(parts):
+                before, after = degree**2 * self.channels, width - (degree + 1) ** 2 * self.channels
+                of_heads = part.split(self.channels, dim=2)
+                found += [F.pad(of_head.flatten(1), (before, after)) for of_head in of_heads]
+            return torch.cat(found, dim=1)
         return self._in_order([torch.cat(parts[low:high], dim=1).transpose(0, 1) for low, high in self.plan.groups])
 
     def _in_order(

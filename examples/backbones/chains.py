@@ -45,7 +45,11 @@ class Chains:
 
     def compact(self, bound: float = COMPACT) -> Chains:
         """The chains whose compactness is below `bound`: without tails, hairpins and long helices of larger things."""
-        return Chains(*(tuple(c for c in split if c.compactness < bound) for split in (self.train, self.valid, self.test)))
+        train, valid, test = (
+            tuple(chain for chain in split if chain.compactness < bound)
+            for split in (self.train, self.valid, self.test)
+        )
+        return Chains(train, valid, test)
 
 
 def compactness(coords: Tensor) -> Tensor:
@@ -60,5 +64,7 @@ def load_chains(path: Path = SHIPPED) -> Chains:
     with np.load(path) as file:
         names, sequences, splits = (file[key].tolist() for key in ("names", "sequences", "splits"))
         pieces = torch.from_numpy(file["coords"]).split([len(sequence) for sequence in sequences])
-    chains = [Chain(name, sequence, coords) for name, sequence, coords in zip(names, sequences, pieces, strict=True)]
-    return Chains(*(tuple(c for c, s in zip(chains, splits, strict=True) if s == split) for split in ("train", "valid", "test")))
+    found: dict[str, list[Chain]] = {"train": [], "valid": [], "test": []}
+    for name, sequence, coords, split in zip(names, sequences, pieces, splits, strict=True):
+        found[split].append(Chain(name, sequence, coords))
+    return Chains(*(tuple(chains) for chains in found.values()))

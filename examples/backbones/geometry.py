@@ -1,8 +1,8 @@
 """The geometry of a backbone: residues as rigid frames, and what is measured of them.
 
-A backbone is a tensor (…, residues, 4, 3) of N, CA, C and O in Å. A residue's frame stands at CA; its x axis points to C,
-N lies in the plane of x and y with y > 0, and z = x × y. In its frame every residue looks the same (`RESIDUE`), but for O,
-which lies in the plane of the peptide bond, so where the next residue is.
+A backbone is a tensor (…, residues, 4, 3) of N, CA, C and O in Å. A residue's frame stands at CA; its x axis points to
+C, N lies in the plane of x and y with y > 0, and z = x × y. In its frame every residue looks the same (`residue`), but
+for O, which lies in the plane of the peptide bond, so depends on where the next residue is.
 """
 
 from __future__ import annotations

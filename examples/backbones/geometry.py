@@ -31,6 +31,11 @@ class Frames:
         """Where points (…, n, k, 3) of the residues' frames are."""
         return torch.einsum("...ij,...kj->...ki", self.rotation, points) + self.origin[..., None, :]
 
+    def where(self, chosen: Tensor, others: Frames) -> Frames:
+        """These where `chosen` (…, n) is true, else the others."""
+        rotation = torch.where(chosen[..., None, None], self.rotation, others.rotation)
+        return Frames(rotation, torch.where(chosen[..., None], self.origin, others.origin))
+
     def local(self, points: Tensor) -> Tensor:
         """The inverse: what points (…, n, k, 3) are in the residues' frames."""
         return torch.einsum("...ij,...ki->...kj", self.rotation, points - self.origin[..., None, :])

@@ -31,7 +31,5 @@ def nearest(coords: Tensor, references: Sequence[Tensor]) -> tuple[int, float]:
 
 def pairwise(backbones: Sequence[Tensor]) -> float:
     """Mean TM of all pairs, of the length of the shorter one; NaN for less than two backbones."""
-    scores = [
-        tm_score(*sorted((one, other), key=len)) for i, one in enumerate(backbones) for other in backbones[:i]
-    ]
+    scores = [tm_score(*sorted((one, other), key=len)) for i, one in enumerate(backbones) for other in backbones[:i]]
     return float(np.mean(scores)) if scores else float("nan")

@@ -45,9 +45,7 @@ def bond_deviation(coords: Tensor, names: Iterable[str]) -> float:
 def angle_deviation(coords: Tensor, names: Iterable[str]) -> float:
     """Root mean square of what bond angles are off the ideal, in degrees."""
     found = geometry.angles(coords)
-    return math.sqrt(
-        torch.cat([(torch.rad2deg(found[name]) - IDEAL_ANGLES[name]).square() for name in names]).mean()
-    )
+    return math.sqrt(torch.cat([(torch.rad2deg(found[name]) - IDEAL_ANGLES[name]).square() for name in names]).mean())
 
 
 def planar(coords: Tensor) -> float:

@@ -29,8 +29,8 @@ def secondary_structure(coords: Tensor) -> np.ndarray:
 def left_handed(coords: Tensor, structure: np.ndarray) -> np.ndarray:
     """Which residues (residues,) are in a helix that turns the wrong way.
 
-    That is a run of `H` whose torsion angles CA(i - 1) – CA(i) – CA(i + 1) – CA(i + 2) are mostly negative: they are about
-    50° in an α helix, 75° in a 3₁₀ helix, and −50° in the mirror image of the former.
+    That is a run of `H` whose torsion angles CA(i - 1) – CA(i) – CA(i + 1) – CA(i + 2) are mostly negative: they are
+    about 50° in an α helix, 75° in a 3₁₀ helix, and −50° in the mirror image of the former.
     """
     ca = coords[:, 1]
     turns = dihedral(ca[:-3], ca[1:-2], ca[2:-1], ca[3:])  # of i - 1 … i + 2, at i - 1

@@ -60,7 +60,7 @@ def compactness(coords: Tensor) -> Tensor:
 
 
 def load_chains(path: Path = SHIPPED) -> Chains:
-    """The chains of a file that `data/build_backbone_chains.py` wrote; without an argument those that are shipped."""
+    """The chains of a file that `save_chains` wrote; without an argument those that are shipped."""
     with np.load(path) as file:
         names, sequences, splits = (file[key].tolist() for key in ("names", "sequences", "splits"))
         pieces = torch.from_numpy(file["coords"]).split([len(sequence) for sequence in sequences])
@@ -68,3 +68,15 @@ def load_chains(path: Path = SHIPPED) -> Chains:
     for name, sequence, coords, split in zip(names, sequences, pieces, splits, strict=True):
         found[split].append(Chain(name, sequence, coords))
     return Chains(*(tuple(chains) for chains in found.values()))
+
+
+def save_chains(chains: Chains, path: Path) -> None:
+    """Writes chains, centred, to an .npz file: names, sequences, splits, and all coordinates one after another."""
+    members = [(split, chain) for split, found in vars(chains).items() for chain in found]
+    np.savez_compressed(
+        path,
+        names=[chain.name for _, chain in members],
+        sequences=[chain.sequence for _, chain in members],
+        splits=[split for split, _ in members],
+        coords=torch.cat([chain.coords - chain.coords.mean((0, 1)) for _, chain in members]).numpy(),
+    )

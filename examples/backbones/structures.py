@@ -61,8 +61,8 @@ def read_chain(path: Path, chain: str | None = None) -> Chain:
     if len(pieces) > 1:
         firsts = ", ".join(piece.name.rpartition("_")[2] for piece in pieces[1:])
         raise StructureError(
-            f"chain {name} of {path} has gaps, before residue {firsts}: a chain without gaps is wanted, each residue with "
-            + ", ".join(ATOMS)
+            f"chain {name} of {path} has gaps, before residue {firsts}: a chain without gaps is wanted, with "
+            f"{', '.join(ATOMS)} of every residue"
         )
     return Chain(path.name.split(".")[0] + f"_{name}", pieces[0].sequence, pieces[0].coords)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,32 +22,58 @@ STEPS = (1, 2, 3, 4, 8, 16, 32)
 FARTHEST = 32
 """Residues apart along the chain that are told apart."""
 STRUCTURES = "HE-"
-"""Helix, strand, other: what may be asked for; one more token for what is left open."""
-SHELLS = torch.linspace(2.0, 22.0, 16)
-"""Å, centres of the basis in which distances of the former estimate are seen."""
+"""Helix, strand, other: what may be asked for."""
+OPEN = len(STRUCTURES)
+"""The token of what is left open."""
+SHELLS = (2.0, 22.0, 16)
+"""First, last and number of the Gaussians in which distances are seen, Å."""
+REACHES = (1, 4, 16, 64)
+"""Residues, over which closeness to an end fades."""
+EDGE_DIM = 32
 
 
-class Chains(NamedTuple):
-    """Residues (n,) of several chains, one after the other, and what is known of them."""
+class Residues(NamedTuple):
+    """What is known of the residues (n,) of several chains, one after the other."""
 
     batch: Tensor
     """Which chain each residue is of."""
     known: Tensor
     """Residues whose frames are given, bool."""
     structure: Tensor
-    """Place in `STRUCTURES`, or 3 where it is left open."""
+    """Place in `STRUCTURES`, or `OPEN`."""
     ends: Tensor
     """(n, 2) residues to the first and to the last of the protein; of a crop they lie outside."""
 
     @property
     def count(self) -> int:
-        """How many chains."""
+        """How many residues."""
         return int(self.batch[-1]) + 1
 
     @property
     def sizes(self) -> list[int]:
         """Residues of each chain."""
         return torch.bincount(self.batch, minlength=self.count).tolist()
+
+
+@dataclass(frozen=True)
+class NetworkArguments:
+    """Of :class:`BackboneNetwork`, as `settings.py` explains them."""
+
+    dim: Sequence[int]
+    depth: int
+    heads: int
+    dim_head: int
+    linear_heads: int
+    nearest: int
+    random: int
+
+
+class Estimate(NamedTuple):
+    """What the network makes of noised frames."""
+
+    frames: Frames
+    scale: Tensor
+    """(n,) Å, what the Gaussian chain alone would be off by, per coordinate."""
 
 
 class BackboneNetwork(nn.Module):
@@ -57,65 +84,52 @@ class BackboneNetwork(nn.Module):
     tell. Edges see each end's frame from the other, which is all there is to know of two frames.
     """
 
-    def __init__(
-        self,
-        dim: Sequence[int],
-        depth: int,
-        heads: int,
-        dim_head: int,
-        linear_heads: int,
-        nearest: int,
-        random: int,
-        l2_attention: bool,
-        hidden: int,
-    ) -> None:
+    def __init__(self, arguments: NetworkArguments) -> None:
         super().__init__()
-        self.nearest, self.random = nearest, random
+        self.arguments = arguments
+        dim = tuple(arguments.dim)
         self.prior = ChainPrior()
-        self.register_buffer("shells", SHELLS, persistent=False)
+        self.register_buffer("shells", torch.linspace(*SHELLS), persistent=False)
         self.places = nn.Embedding(2 * FARTHEST + 2, 16)
-        self.points = nn.Linear(4 + len(STRUCTURES) + 1 + 2 * 4, dim[0])
-        edge_dim = 32
-        self.edges = nn.Linear(16 + 2 * (15 + len(SHELLS)) + 6, edge_dim)
+        self.points = nn.Linear(4 + len(STRUCTURES) + 1 + 2 * len(REACHES), dim[0])
+        self.edges = nn.Linear(16 + 2 * (15 + SHELLS[2]) + 6, EDGE_DIM)
         self.net = Equiformer(
-            dim=tuple(dim),
+            dim=dim,
             dim_in=(dim[0], 8),
             input_degrees=2,
             num_degrees=len(dim),
-            depth=depth,
-            heads=heads,
-            dim_head=dim_head,
-            edge_dim=edge_dim,
-            radial_hidden_dim=hidden,
-            num_linear_attn_heads=linear_heads,
-            l2_dist_attention=l2_attention,
+            depth=arguments.depth,
+            heads=arguments.heads,
+            dim_head=arguments.dim_head,
+            edge_dim=EDGE_DIM,
+            num_linear_attn_heads=arguments.linear_heads,
+            l2_dist_attention=False,
             condition_dim=6,
             output_degrees=2,
             dim_out=(9, 3),
-            norm_out=True,
         )
 
     def forward(
-        self, noisy: Frames, sigma: Tensor, chains: Chains, before: Frames | None = None, seeds: Sequence[int] | None = None
-    ) -> Frames:
+        self, noisy: Frames, sigma: Tensor, residues: Residues, before: Frames | None = None, seeds: Sequence[int] | None = None
+    ) -> Estimate:
         """Frames noised by σ (n,) Å each -> estimated frames. `before` is an earlier estimate (self-conditioning, Chen et
         al. 2023); `seeds`, one for each chain, make the random edges."""
         dtype = noisy.origin.dtype
-        estimate = [self.prior(x, s) for x, s in zip(noisy.origin.split(chains.sizes), sigma.split(chains.sizes), strict=True)]
+        estimate = [self.prior(x, s) for x, s in zip(noisy.origin.split(residues.sizes), sigma.split(residues.sizes), strict=True)]
         mean, error, removed = (torch.cat(parts) for parts in zip(*estimate, strict=True))
         rest = noisy.origin - mean
         origin = mean + (error / removed).clamp(max=1)[:, None] * rest
         told = (-angle_of(sigma).square()).exp()
         seen = Frames(noisy.rotation, origin)
-        edge_index, apart = self._connect(origin, chains, seeds)
+        edge_index, apart = self._connect(origin, residues, seeds)
         previous = seen if before is None else before
         level = sigma.log() / 4
         points = self.points(
             torch.cat(
                 (
-                    torch.stack((level, told, chains.known.to(dtype), error.log() / 4), -1),
-                    F.one_hot(chains.structure, len(STRUCTURES) + 1).to(dtype),
-                    _waves(chains.ends.to(dtype)),
+                    torch.stack((level, told, residues.known.to(dtype), error.log() / 4), -1),
+                    F.one_hot(residues.structure, len(STRUCTURES) + 1).to(dtype),
+                    _waves(residues.ends.to(dtype)),
                 ),
                 -1,
             )
@@ -136,33 +150,34 @@ class BackboneNetwork(nn.Module):
                 self._relation(seen, senders, receivers),
                 self._relation(previous, senders, receivers) * (before is not None),
                 torch.stack((level[senders], level[receivers], told[senders], told[receivers]), -1),
-                chains.known.to(dtype)[edge_index].T,
+                residues.known.to(dtype)[edge_index].T,
             ),
             -1,
         )
         out = self.net(
             {0: points[..., None], 1: vectors},
             origin,
-            batch=chains.batch,
+            batch=residues.batch,
             edge_index=edge_index,
             edge_attr=self.edges(edges),
-            condition=self._condition(sigma, chains, before is not None),
+            condition=self._condition(sigma, residues, before is not None),
         )
         local = out.type0.unflatten(-1, (3, 3)) @ noisy.rotation.mT
         shift, first, second = (out.type1 + local).unbind(-2)
         turned = (1 - told).sqrt()[:, None]
         axes = noisy.rotation.mT * told[:, None, None]
         found = from_two(axes[:, 0] + turned * first, axes[:, 1] + turned * second)
-        return noisy.where(chains.known, Frames(found, mean + error[:, None] * shift))
+        frames = noisy.where(residues.known, Frames(found, mean + error[:, None] * shift))
+        return Estimate(frames, error)
 
-    def _connect(self, origin: Tensor, chains: Chains, seeds: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    def _connect(self, origin: Tensor, residues: Residues, seeds: Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """Edges of each chain, by a generator of its own."""
         found, start = [], 0
-        seeds = torch.randint(2**31, (chains.count,)).tolist() if seeds is None else seeds
-        for points, seed in zip(origin.detach().split(chains.sizes), seeds, strict=True):
+        seeds = torch.randint(2**31, (residues.count,)).tolist() if seeds is None else seeds
+        for points, seed in zip(origin.detach().split(residues.sizes), seeds, strict=True):
             generator = torch.Generator(origin.device).manual_seed(seed)
             edge_index, apart = chain_edges(
-                points, steps=STEPS, nearest=self.nearest, random=self.random, generator=generator
+                points, steps=STEPS, nearest=self.arguments.nearest, random=self.arguments.random, generator=generator
             )
             found.append((edge_index + start, apart))
             start += len(points)
@@ -175,21 +190,22 @@ class BackboneNetwork(nn.Module):
         distance = (apart.square().sum(-1, keepdim=True) + 1e-4).sqrt()
         own, other = frames.rotation[receivers], frames.rotation[senders]
         direction = (apart / distance)[:, None]
+        width = (SHELLS[1] - SHELLS[0]) / (SHELLS[2] - 1)
         return torch.cat(
             (
                 (direction @ own).squeeze(1),
                 (direction @ other).squeeze(1),
                 (own.mT @ other).flatten(1),
-                (-(((distance - self.shells) / (SHELLS[1] - SHELLS[0])).square())).exp(),
+                ((distance - self.shells) / width).square().neg().exp(),
             ),
             -1,
         )
 
-    def _condition(self, sigma: Tensor, chains: Chains, again: bool) -> Tensor:
+    def _condition(self, sigma: Tensor, residues: Residues, again: bool) -> Tensor:
         """(chains, 6): the noise, the length, how much is known, whether there is an estimate already."""
-        size = torch.tensor(chains.sizes, dtype=sigma.dtype, device=sigma.device)
-        total = sigma.new_zeros(chains.count).index_add(0, chains.batch, chains.known.to(sigma))
-        largest = sigma.new_zeros(chains.count).scatter_reduce(0, chains.batch, sigma, "amax")
+        size = torch.tensor(residues.sizes, dtype=sigma.dtype, device=sigma.device)
+        total = sigma.new_zeros(residues.count).index_add(0, residues.batch, residues.known.to(sigma))
+        largest = sigma.new_zeros(residues.count).scatter_reduce(0, residues.batch, sigma, "amax")
         level = largest.log() / 2
         return torch.stack(
             (level, level.sin(), level.cos(), size.log() - math.log(64), total / size, torch.full_like(size, float(again))), -1
@@ -198,4 +214,4 @@ class BackboneNetwork(nn.Module):
 
 def _waves(places: Tensor) -> Tensor:
     """(n, 2) residues from an end -> (n, 8), from fine to coarse."""
-    return torch.cat([(-places / length).exp() for length in (1, 4, 16, 64)], -1)
+    return torch.cat([(-places / length).exp() for length in REACHES], -1)

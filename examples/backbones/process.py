@@ -13,7 +13,7 @@ from examples.backbones.rotations import UNIFORM, HeatKernel, exponential, logar
 
 LEVER = 1.5
 """Å from CA to its N and C: what turns a noise of positions into one of rotations that moves these atoms as far."""
-LOWEST, HIGHEST = 0.03, 60.0
+LOWEST, HIGHEST = 0.1, 60.0
 """Å, the range of noise levels. Far below a bond's spread; far above the size of a protein."""
 KNOWN = 0.01
 """Å, the noise of residues that are given."""
@@ -63,7 +63,7 @@ class ChainPrior(torch.nn.Module):
         share = apart[..., None] / self.lengths
         return torch.cat(((-share).exp(), (1 + share) * (-share).exp()), -1)
 
-    def forward(self, noisy: Tensor, sigma: Tensor) -> Estimate:
+    def forward(self, noisy: Tensor, sigma: Tensor) -> ChainEstimate:
         """Of one chain: positions (n, 3) noised by σ (n,) each."""
         noise = sigma.double().square().cpu()
         system = self.covariance(len(noise)) + noise.diag()
@@ -72,10 +72,10 @@ class ChainPrior(torch.nn.Module):
         mean = noisy.double().cpu() - (noise[:, None] * inverse) @ noisy.double().cpu()
         removed = left.diagonal().clamp(min=1e-12)
         error = (noise - removed).clamp(min=1e-8)
-        return Estimate(*(value.to(noisy) for value in (mean, error.sqrt(), removed.sqrt())))
+        return ChainEstimate(*(value.to(noisy) for value in (mean, error.sqrt(), removed.sqrt())))
 
 
-class Estimate(NamedTuple):
+class ChainEstimate(NamedTuple):
     """What the Gaussian chain says of noised positions."""
 
     mean: Tensor

@@ -12,12 +12,9 @@ from torch import Tensor
 from equiformer_pytorch.training.samples import generator_for, seed_for
 from examples.backbones.geometry import Frames
 from examples.backbones.guidance import relax
-from examples.backbones.network import BackboneNetwork, Chains
+from examples.backbones.network import OPEN, BackboneNetwork, Residues
 from examples.backbones.process import HIGHEST, KNOWN, LOWEST, add_noise, step_back
 from examples.backbones.rotations import UNIFORM, random_rotations
-
-OPEN = 3
-"""The token of a residue whose secondary structure is left open."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def trajectory(network: BackboneNetwork, tasks: Sequence[Task], plan: Plan) -> I
     structure = torch.cat([torch.full((t.length,), OPEN) if t.structure is None else t.structure for t in tasks])
     place = torch.cat([torch.arange(size) for size in sizes])
     ends = torch.stack((place, torch.cat([size - 1 - torch.arange(size) for size in sizes])), -1)
-    chains = Chains(batch, known, structure, ends)
+    residues = Residues(batch, known, structure, ends)
     highest = max(task.start for task in tasks)
     if any(task.start != highest for task in tasks):
         raise ValueError(f"start must be the same for all tasks of a call, got {sorted({t.start for t in tasks})}")
@@ -95,10 +92,10 @@ def trajectory(network: BackboneNetwork, tasks: Sequence[Task], plan: Plan) -> I
     for number, (level, lower) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
         sigma = torch.full((len(batch),), level).masked_fill(known, KNOWN)
         seeds = [seed_for("edges", task.seed, number) for task in tasks]
-        clean = network(noisy, sigma, chains, before, seeds)
+        clean = network(noisy, sigma, residues, before, seeds).frames
         before = clean
         if level < plan.guided_below:
-            clean = relax(clean, chains, closed=level < 1.0)
+            clean = relax(clean, residues, closed=level < 1.0)
         yield _split(clean, sizes)
         churn = plan.churn if level > plan.cold_below else plan.cold
         moved = [

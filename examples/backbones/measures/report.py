@@ -29,8 +29,9 @@ LONGEST_WHOLE = 200  # residues of natural chains that are measured whole
 TEXT = """# Generated backbones
 
 {count} samples of {lengths} residues, beside held-out natural chains ({whole} of up to {longest} residues, whole; and
-compact pieces of them as long as the samples), and two polymers of ideal residues: one whose φ and ψ are those of natural
-residues, each drawn by itself; and one of helices and strands as frequent and as long as in nature, joined by coil.
+compact pieces of them as long as the samples), and two polymers of ideal residues: one whose φ and ψ are those of
+natural residues, each drawn by itself; and one of helices and strands as frequent and as long as in nature, joined by
+coil.
 
 {table}
 {sequences}

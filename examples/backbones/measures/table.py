@@ -86,7 +86,7 @@ def _measure_one(x: Tensor, train: Sequence[Tensor], region: local.Ramachandran)
 
 
 def summary(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means of what `measure` found, by the names of `ROWS`: over backbones, and over residues of helices, and pairs."""
+    """Means of what `measure` found, by the names of `ROWS`: over backbones, residues of helices, and pairs."""
     columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     found = {key: float(values.mean()) for key, values in columns.items()}
     found["regular"] = found["helix"] + found["strand"]

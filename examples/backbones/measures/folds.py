@@ -27,9 +27,3 @@ def nearest(coords: Tensor, references: Sequence[Tensor]) -> tuple[int, float]:
     scores = [tm_score(coords, other) if 2 * len(other) >= len(coords) else 0.0 for other in references]
     best = int(np.argmax(scores))
     return best, scores[best]
-
-
-def pairwise(backbones: Sequence[Tensor]) -> float:
-    """Mean TM of all pairs, of the length of the shorter one; NaN for less than two backbones."""
-    scores = [tm_score(*sorted((one, other), key=len)) for i, one in enumerate(backbones) for other in backbones[:i]]
-    return float(np.mean(scores)) if scores else float("nan")

@@ -11,22 +11,17 @@ from torch import Tensor
 
 from examples.backbones import geometry
 
-IDEAL_BONDS = {"N–CA": geometry.N_CA, "CA–C": geometry.CA_C, "C–O": geometry.C_O, "C–N": geometry.C_N}  # Å
-IDEAL_ANGLES = {
-    "N–CA–C": geometry.N_CA_C,
-    "CA–C–O": geometry.CA_C_O,
-    "CA–C–N": geometry.CA_C_N,
-    "O–C–N": 360.0 - geometry.CA_C_O - geometry.CA_C_N,
-    "C–N–CA": geometry.C_N_CA,
-}  # degrees
-JUNCTION = ("C–N", "CA–C–N", "O–C–N", "C–N–CA")  # what is not of one residue alone
+IDEAL_BONDS = {"N–CA": geometry.N_CA, "CA–C": geometry.CA_C, "C–N": geometry.C_N}  # Å
+IDEAL_ANGLES = {"N–CA–C": geometry.N_CA_C, "CA–C–N": geometry.CA_C_N, "C–N–CA": geometry.C_N_CA}  # degrees
+JUNCTION_BONDS, JUNCTION_ANGLES = ("C–N",), ("CA–C–N", "C–N–CA")  # those that frames of ideal residues leave open
 CA_STEP = 0.1  # Å, off which a step from CA to CA is wrong
-CIS = 2.95  # Å, from CA to CA of a cis peptide
 PLANAR = math.radians(30)  # what ω may be off 180°
-CA_CLASH = 3.6  # Å
-ATOM_CLASH = 2.6  # Å: below any hydrogen bond and any contact of the four atoms
+CA_CLASH = 3.7  # Å
+# Å: the extreme limits of Ramachandran & Sasisekharan (1968), but for N and O, which hydrogen bonds hold together.
+ATOM_CLASH = {"CC": 3.0, "CN": 2.8, "CO": 2.7, "NN": 2.6, "OO": 2.6, "NO": 2.5}
+ELEMENTS = ("N", "C", "C", "O")
 BINS = 36  # of 10°, of φ and of ψ
-SMOOTHING = 15.0  # degrees
+SMOOTHING = 10.0  # degrees
 REGION = 0.9  # of the residues that the region is made of
 
 
@@ -36,13 +31,13 @@ def ca_steps(coords: Tensor) -> float:
     return float((((ca[1:] - ca[:-1]).norm(dim=-1) - 3.8).abs() <= CA_STEP).float().mean())
 
 
-def bond_deviation(coords: Tensor, names: Iterable[str]) -> float:
+def bond_deviation(coords: Tensor, names: Iterable[str] = tuple(IDEAL_BONDS)) -> float:
     """Root mean square of what bonds are off the ideal, in Å."""
     lengths = geometry.bonds(coords)
     return math.sqrt(torch.cat([(lengths[name] - IDEAL_BONDS[name]).square() for name in names]).mean())
 
 
-def angle_deviation(coords: Tensor, names: Iterable[str]) -> float:
+def angle_deviation(coords: Tensor, names: Iterable[str] = tuple(IDEAL_ANGLES)) -> float:
     """Root mean square of what bond angles are off the ideal, in degrees."""
     found = geometry.angles(coords)
     return math.sqrt(torch.cat([(torch.rad2deg(found[name]) - IDEAL_ANGLES[name]).square() for name in names]).mean())
@@ -55,16 +50,16 @@ def planar(coords: Tensor) -> float:
 
 
 def ca_clashes(coords: Tensor) -> float:
-    """Pairs of CA, not of neighbours, closer than 3.6 Å, per 100 residues."""
+    """Pairs of CA, not of neighbours, closer than 3.7 Å, per 100 residues."""
     distances = _distances(coords[:, 1], apart=2)
     return 100 * int((distances < CA_CLASH).sum()) / len(coords)
 
 
 def atom_clashes(coords: Tensor) -> float:
-    """Pairs of N, CA, C and O of residues two or more apart that are closer than 2.6 Å, per 100 residues."""
-    atoms = coords.flatten(0, 1)
-    number = torch.arange(len(coords)).repeat_interleave(coords.shape[1])
-    close = (torch.cdist(atoms, atoms) < ATOM_CLASH) & (number[None] - number[:, None] >= 2)
+    """Pairs of N, CA, C and O of residues two or more apart that are closer than any contact, per 100 residues."""
+    limits = coords.new_tensor([[ATOM_CLASH["".join(sorted(a + b))] for b in ELEMENTS] for a in ELEMENTS])
+    i, j = torch.triu_indices(len(coords), len(coords), 2)
+    close = torch.cdist(coords[i], coords[j]) < limits
     return 100 * int(close.sum()) / len(coords)
 
 
@@ -88,7 +83,7 @@ class Ramachandran:
 
     @classmethod
     def of(cls, chains: Iterable[Tensor]) -> Ramachandran:
-        """That of chains (residues, 4, 3): a histogram, smoothed by 15°, and its densest bins."""
+        """That of chains (residues, 4, 3): a histogram, smoothed by 10°, and its densest bins."""
         phi, psi = torch.cat([_phi_psi(coords) for coords in chains]).unbind(-1)
         counts = torch.zeros(BINS, BINS, dtype=torch.float64)
         counts.index_put_((_bin(phi), _bin(psi)), counts.new_ones(len(phi)), accumulate=True)

@@ -2,7 +2,7 @@
 
     python -m examples.generate_backbones sample --lengths 64 96 --count 8       # with the shipped model; a minute
     python -m examples.generate_backbones sample --motif FILE.pdb --residues 10-24 --lengths 80
-    python -m examples.generate_backbones sample --structure ---HHHHHHHHHHHHHH----EEEEEE---EEEEEE--
+    python -m examples.generate_backbones sample --structure CCCHHHHHHHHHHHHHHHCCC.....EEEEEE...EEEEEEC
     python -m examples.generate_backbones sample --vary FILE.pdb --noise 2       # relatives of a given backbone
     python -m examples.generate_backbones report                                 # how good they are
     python -m examples.generate_backbones train                                  # an hour on two CPU cores

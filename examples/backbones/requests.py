@@ -16,8 +16,8 @@ from examples.backbones.sampling import Task
 from examples.backbones.settings import SampleSettings
 from examples.backbones.structures import read_chain
 
-ANY = "."
-"""The letter of a residue whose secondary structure is left open."""
+LETTERS = {"H": "H", "E": "E", "C": "-", ".": None}
+"""What secondary structure is called in a request; a dash would look like an option. A dot leaves it open."""
 
 
 class RequestError(ValueError):
@@ -60,11 +60,12 @@ def tasks_of(settings: SampleSettings) -> list[Task]:
 
 
 def structure_tokens(letters: str) -> Tensor | None:
-    """Tokens of letters of `STRUCTURES`, `ANY` for what is left open; None of none."""
-    unknown = sorted(set(letters) - set(STRUCTURES + ANY))
+    """Tokens of `LETTERS`; None of none."""
+    unknown = sorted(set(letters) - set(LETTERS))
     if unknown:
-        raise RequestError(f"--structure has the letters {''.join(unknown)}: only {STRUCTURES + ANY} mean something")
-    return torch.tensor([OPEN if letter == ANY else STRUCTURES.index(letter) for letter in letters]) if letters else None
+        raise RequestError(f"--structure has the letters {''.join(unknown)}: only {''.join(LETTERS)} mean something")
+    meant = [LETTERS[letter] for letter in letters]
+    return torch.tensor([OPEN if one is None else STRUCTURES.index(one) for one in meant]) if letters else None
 
 
 def read_motif(settings: SampleSettings, length: int) -> Motif:

@@ -12,16 +12,22 @@ from torch import nn
 
 from equiformer_pytorch.training.runs import Job
 from equiformer_pytorch.training.samples import generator_for
-from examples.backbones import learning, saved
-from examples.backbones.chains import Chains
+from examples.backbones import learning, saved, sources
+from examples.backbones.chains import SHIPPED, Chains
 from examples.backbones.network import BackboneNetwork, NetworkArguments
 from examples.backbones.settings import Settings
-from examples.backbones.sources import SETUP_ERRORS, chains_of
+from examples.backbones.structures import StructureError
 
-__all__ = ["SETUP_ERRORS", "prepare"]
-
+SETUP_ERRORS = (StructureError, ValueError, ImportError)
 LEVELS = (0.3, 1.0, 3.0, 10.0)
 """Å, the noise levels at which the validation chains are estimated."""
+
+
+def load_chains(settings: Settings) -> Chains:
+    """The compact ones of what the settings name."""
+    if settings.casp_version is not None:
+        return sources.download(settings.casp_version, settings.thinning, Path(settings.download_folder)).compact()
+    return sources.load(Path(settings.data) if settings.data else SHIPPED).compact()
 
 
 def make_network(settings: Settings) -> BackboneNetwork:
@@ -60,7 +66,7 @@ def validate(model: nn.Module, batches: list[dict[str, torch.Tensor]]) -> float:
 def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accelerator) -> Job:
     """Data, model and what is done with them."""
     with accelerator.main_process_first():  # the others find what it downloaded
-        chains = chains_of(settings)
+        chains = load_chains(settings)
     network = make_network(settings)
     network.prior.fit(learning.mean_squares(chains.train))
     batches = validation_batches(chains, settings.crop)

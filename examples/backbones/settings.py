@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from equiformer_pytorch.training.options import TrainingOptions, at_least, count, flag, option, positive, share, whole
 
+counted = count  # of classes that have a field of that name
+
 
 @dataclass(frozen=True)
 class Settings(TrainingOptions):
@@ -18,7 +20,10 @@ class Settings(TrainingOptions):
     validate_every: int = option(1000, "steps between evaluations on the validation set", count)
     checkpoint_every: int = option(200, "steps between checkpoints", count)
 
-    data: str = option("", "folder of PDB or mmCIF files to learn from, instead of the shipped chains", str, metavar="FOLDER")
+    data: str = option(
+        "", "what to learn from instead of the shipped chains: a folder of PDB or mmCIF files, or a pickle in "
+        "sidechainnet's format", str, metavar="PATH",
+    )  # fmt: skip
     casp_version: int | None = option(
         None, "download SidechainNet of this CASP and learn from it", int, choices=range(7, 13)
     )
@@ -46,15 +51,15 @@ class SampleSettings:
 
     out: str = option("backbones", "folder for what is made; must not be there yet", str, metavar="FOLDER")
     model: str = option("", "a run's folder or its model.pt, instead of the shipped model", str, metavar="PATH")
-    lengths: tuple[int, ...] = option((64,), "residues; backbones of each length are made", count, nargs="+")
-    count: int = option(8, "backbones of each length", count)
+    lengths: tuple[int, ...] = option((64,), "residues; backbones of each length are made", counted, nargs="+")
+    count: int = option(8, "backbones of each length", counted)
     seed: int = option(0, "of the first backbone; the next ones count on", whole)
-    steps: int = option(60, "evaluations of the network for each backbone", count)
-    at_once: int = option(16, "backbones that are computed together", count)
+    steps: int = option(60, "evaluations of the network for each backbone", counted)
+    at_once: int = option(16, "backbones that are computed together", counted)
     guided_below: float = option(3.0, "Å of noise below which estimates are freed of clashes; 0: never", at_least(float, 0))
 
     structure: str = option(
-        "", "secondary structure that is asked for, a letter per residue: H helix, E strand, - other, . as it comes", str,
+        "", "secondary structure that is asked for, a letter per residue: H helix, E strand, C other, . as it comes", str,
         metavar="LETTERS",
     )  # fmt: skip
     motif: str = option("", "PDB or mmCIF file with a motif that is built into every backbone", str, metavar="FILE")
@@ -64,7 +69,7 @@ class SampleSettings:
     )  # fmt: skip
     at: tuple[int, ...] = option(
         (), "where the stretches start in the new backbone, from 1; without it as far apart as they were, in the middle",
-        count, nargs="+", metavar="PLACE",
+        counted, nargs="+", metavar="PLACE",
     )  # fmt: skip
     vary: str = option("", "PDB or mmCIF file with a backbone of which variations are made", str, metavar="FILE")
     noise: float = option(3.0, "Å of noise from which variations start: the more, the farther from the given one", positive)
@@ -81,8 +86,8 @@ class ReportSettings:
     out: str = option("report", "folder for tables and plots; must not be there yet", str, metavar="FOLDER")
     model: str = option("", "a run's folder or its model.pt, instead of the shipped model", str, metavar="PATH")
     samples: str = option("", "folder of PDB files to judge, instead of sampling", str, metavar="FOLDER")
-    lengths: tuple[int, ...] = option((64, 96), "residues", count, nargs="+")
-    count: int = option(32, "backbones of each length and seed", count)
+    lengths: tuple[int, ...] = option((64, 96), "residues", counted, nargs="+")
+    count: int = option(32, "backbones of each length and seed", counted)
     seeds: tuple[int, ...] = option((0, 1, 2), "each a set of backbones", whole, nargs="+")
-    steps: int = option(60, "evaluations of the network for each backbone", count)
+    steps: int = option(60, "evaluations of the network for each backbone", counted)
     no_sequences: bool = flag("leave out the measures that need ProteinMPNN")

@@ -57,7 +57,7 @@ def make(settings: SampleSettings) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    by_length = {
+    by_length: dict[str, Sequence[Tensor]] = {
         f"{length} residues": [x for x in backbones if len(x) == length][:MOST_PICTURES]
         for length in sorted({len(x) for x in backbones})
     }
@@ -90,7 +90,7 @@ def name_of(task: Task) -> str:
 
 
 def described(task: Task, coords: Tensor) -> dict[str, object]:
-    """What is said of each backbone, beside the full report: shape and clashes, and whether it is what was asked for."""
+    """What is said of each backbone where it is made: its shape, clashes, and whether it is what was asked for."""
     letters = secondary_structure(coords)
     about: dict[str, object] = {
         "helix": round(float((letters == "H").mean()), 2),

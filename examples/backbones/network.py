@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 from equiformer_pytorch import Equiformer, chain_edges
 from examples.backbones.geometry import Frames
 from examples.backbones.process import ChainPrior, angle_of
@@ -45,14 +44,14 @@ class Residues(NamedTuple):
     """(n, 2) residues to the first and to the last of the protein; of a crop they lie outside."""
 
     @property
-    def count(self) -> int:
+    def chains(self) -> int:
         """How many residues."""
         return int(self.batch[-1]) + 1
 
     @property
     def sizes(self) -> list[int]:
         """Residues of each chain."""
-        return torch.bincount(self.batch, minlength=self.count).tolist()
+        return torch.bincount(self.batch, minlength=self.chains).tolist()
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,12 @@ class Estimate(NamedTuple):
 class BackboneNetwork(nn.Module):
     """Estimates the frames of residues from noised ones.
 
-    The positions are those that the Gaussian chain of :class:`ChainPrior` estimates, plus what the network adds in units
-    of the error of that; the rotations are shown by two vectors, to which the noised axes are added by as much as they
-    tell. Edges see each end's frame from the other, which is all there is to know of two frames.
+    The positions are those that the Gaussian chain of :class:`ChainPrior` estimates, plus what the network adds in
+    units of the error of that; the rotations are shown by two vectors, to which the noised axes are added by as much
+    as they tell. Edges see each end's frame from the other, which is all there is to know of two frames.
     """
+
+    shells: Tensor
 
     def __init__(self, arguments: NetworkArguments) -> None:
         super().__init__()
@@ -110,12 +111,20 @@ class BackboneNetwork(nn.Module):
         )
 
     def forward(
-        self, noisy: Frames, sigma: Tensor, residues: Residues, before: Frames | None = None, seeds: Sequence[int] | None = None
+        self,
+        noisy: Frames,
+        sigma: Tensor,
+        residues: Residues,
+        before: Frames | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> Estimate:
-        """Frames noised by σ (n,) Å each -> estimated frames. `before` is an earlier estimate (self-conditioning, Chen et
-        al. 2023); `seeds`, one for each chain, make the random edges."""
+        """Frames noised by σ (n,) Å each -> estimated frames. `before` is an earlier estimate (self-conditioning, Chen
+        et al. 2023); `seeds`, one for each chain, make the random edges."""
         dtype = noisy.origin.dtype
-        estimate = [self.prior(x, s) for x, s in zip(noisy.origin.split(residues.sizes), sigma.split(residues.sizes), strict=True)]
+        estimate = [
+            self.prior(x, s)
+            for x, s in zip(noisy.origin.split(residues.sizes), sigma.split(residues.sizes), strict=True)
+        ]
         mean, error, removed = (torch.cat(parts) for parts in zip(*estimate, strict=True))
         rest = noisy.origin - mean
         origin = mean + (error / removed).clamp(max=1)[:, None] * rest
@@ -139,7 +148,9 @@ class BackboneNetwork(nn.Module):
                 noisy.rotation.mT,
                 (rest / removed[:, None])[:, None],
                 torch.zeros_like(noisy.rotation) if before is None else before.rotation.mT,
-                torch.zeros_like(rest)[:, None] if before is None else ((before.origin - mean) / error[:, None])[:, None],
+                torch.zeros_like(rest)[:, None]
+                if before is None
+                else ((before.origin - mean) / error[:, None])[:, None],
             ),
             1,
         )
@@ -173,7 +184,7 @@ class BackboneNetwork(nn.Module):
     def _connect(self, origin: Tensor, residues: Residues, seeds: Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """Edges of each chain, by a generator of its own."""
         found, start = [], 0
-        seeds = torch.randint(2**31, (residues.count,)).tolist() if seeds is None else seeds
+        seeds = torch.randint(2**31, (residues.chains,)).tolist() if seeds is None else seeds
         for points, seed in zip(origin.detach().split(residues.sizes), seeds, strict=True):
             generator = torch.Generator(origin.device).manual_seed(seed)
             edge_index, apart = chain_edges(
@@ -184,8 +195,8 @@ class BackboneNetwork(nn.Module):
         return torch.cat([index for index, _ in found], 1), torch.cat([apart for _, apart in found])
 
     def _relation(self, frames: Frames, senders: Tensor, receivers: Tensor) -> Tensor:
-        """(edges, 15 + shells): each end's direction to the other in its own frame, the sender's axes in the receiver's,
-        and the distance."""
+        """(edges, 15 + shells): the direction from receiver to sender in the frames of both, the sender's axes in the
+        receiver's, and the distance."""
         apart = frames.origin[senders] - frames.origin[receivers]
         distance = (apart.square().sum(-1, keepdim=True) + 1e-4).sqrt()
         own, other = frames.rotation[receivers], frames.rotation[senders]
@@ -204,11 +215,19 @@ class BackboneNetwork(nn.Module):
     def _condition(self, sigma: Tensor, residues: Residues, again: bool) -> Tensor:
         """(chains, 6): the noise, the length, how much is known, whether there is an estimate already."""
         size = torch.tensor(residues.sizes, dtype=sigma.dtype, device=sigma.device)
-        total = sigma.new_zeros(residues.count).index_add(0, residues.batch, residues.known.to(sigma))
-        largest = sigma.new_zeros(residues.count).scatter_reduce(0, residues.batch, sigma, "amax")
+        total = sigma.new_zeros(residues.chains).index_add(0, residues.batch, residues.known.to(sigma))
+        largest = sigma.new_zeros(residues.chains).scatter_reduce(0, residues.batch, sigma, "amax")
         level = largest.log() / 2
         return torch.stack(
-            (level, level.sin(), level.cos(), size.log() - math.log(64), total / size, torch.full_like(size, float(again))), -1
+            (
+                level,
+                level.sin(),
+                level.cos(),
+                size.log() - math.log(64),
+                total / size,
+                torch.full_like(size, float(again)),
+            ),
+            -1,
         )
 
 

@@ -29,8 +29,8 @@ def angle_of(sigma: Tensor) -> Tensor:
 class ChainPrior(torch.nn.Module):
     r"""A Gaussian chain: each coordinate of the CA has the covariance
 
-    .. math:: C_{ij} = \sum_k (w_k + w'_k \, |i-j| / \ell_k) \, e^{-|i-j| / \ell_k}, \qquad \ell_k = 1, 2, 4, …, 64, \qquad
-        0 \le w'_k \le w_k,
+    .. math:: C_{ij} = \sum_k \big(w_k + w'_k (1 + s / \ell_k)\big) e^{-s / \ell_k},
+        \qquad s = |i - j|, \quad \ell_k = 1, 2, 4, …, 64, \quad w_k, w'_k \ge 0,
 
     and its place in space is unknown. The best linear denoiser under it is what the network corrects, so that the
     network starts from a chain at every noise level, and residues that are known hold the others.
@@ -89,7 +89,9 @@ class ChainEstimate(NamedTuple):
 KERNEL = HeatKernel()
 
 
-def add_noise(frames: Frames, sigma: Tensor, batch: Tensor, free: Tensor, generator: torch.Generator | None = None) -> Frames:
+def add_noise(
+    frames: Frames, sigma: Tensor, batch: Tensor, free: Tensor, generator: torch.Generator | None = None
+) -> Frames:
     """Frames of residues (n,), noised by σ (n,) Å and τ(σ); the mean of a structure without known residues stays.
 
     Args: `batch` (n,) the structure of each residue, `free` (structures,) whether all its residues are noised alike.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def read_motif(settings: SampleSettings, length: int) -> Motif:
     """The stretches of the file's chain, and where they go."""
     chain = read_chain(Path(settings.motif), settings.chain or None)
     stretches = [stretch(text, len(chain)) for text in settings.residues] or [(0, len(chain))]
-    if any(first < stop for (_, stop), (first, _) in zip(stretches, stretches[1:], strict=False)):
+    if any(first < stop for (_, stop), (first, _) in pairwise(stretches)):
         raise RequestError(f"--residues {' '.join(settings.residues)} must ascend and not overlap")
     span = stretches[-1][1] - stretches[0][0]
     if settings.at and len(settings.at) != len(stretches):

@@ -72,8 +72,8 @@ def random_rotations(count: int, generator: torch.Generator | None = None) -> Te
 
 
 class HeatKernel:
-    r"""Brownian motion on rotations: after a walk whose tangent has the standard deviation τ in each direction, the angle
-    ω has the density
+    r"""Brownian motion on rotations: after a walk whose tangent has the standard deviation τ in each direction, the
+    angle ω has the density
 
     .. math:: f(\omega) = \frac{1 - \cos\omega}{\pi} \sum_l (2l+1) e^{-l(l+1)\tau^2/2}
         \frac{\sin((l + \tfrac12)\omega)}{\sin(\omega/2)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -39,7 +40,6 @@ def make_network(settings: Settings) -> BackboneNetwork:
 
 def validation_batches(chains: Chains, longest: int) -> list[dict[str, torch.Tensor]]:
     """The same noise each time: the first residues of each validation chain, at each level."""
-    nothing = learning.Shares(0.0, 0.0)
     batches = []
     for place, chain in enumerate(chains.valid):
         (item,) = learning.items_of([chain.residues(0, min(len(chain), longest))], longest)
@@ -73,7 +73,7 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
     shares = learning.Shares(settings.motifs, settings.structures)
 
     def leave(averaged: nn.Module) -> None:
-        saved.save(averaged, folder / "model.pt")
+        saved.save(cast(BackboneNetwork, averaged), folder / "model.pt")
         print(f"{folder / 'model.pt'}: sample with `python -m examples.generate_backbones sample --model {folder}`")
 
     return Job(

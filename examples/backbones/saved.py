@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from equiformer_pytorch.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from examples.backbones.network import BackboneNetwork, NetworkArguments
 

@@ -56,11 +56,13 @@ class SampleSettings:
     seed: int = option(0, "of the first backbone; the next ones count on", whole)
     steps: int = option(60, "evaluations of the network for each backbone", counted)
     at_once: int = option(16, "backbones that are computed together", counted)
-    guided_below: float = option(3.0, "Å of noise below which estimates are freed of clashes; 0: never", at_least(float, 0))
+    guided_below: float = option(
+        3.0, "Å of noise below which estimates are freed of clashes; 0: never", at_least(float, 0)
+    )
 
     structure: str = option(
-        "", "secondary structure that is asked for, a letter per residue: H helix, E strand, C other, . as it comes", str,
-        metavar="LETTERS",
+        "", "secondary structure that is asked for, a letter per residue: H helix, E strand, C other, . as it comes",
+        str, metavar="LETTERS",
     )  # fmt: skip
     motif: str = option("", "PDB or mmCIF file with a motif that is built into every backbone", str, metavar="FILE")
     residues: tuple[str, ...] = option(
@@ -68,11 +70,13 @@ class SampleSettings:
         nargs="+", metavar="FIRST-LAST",
     )  # fmt: skip
     at: tuple[int, ...] = option(
-        (), "where the stretches start in the new backbone, from 1; without it as far apart as they were, in the middle",
+        (), "where the stretches start in the new backbone, from 1; if not given as far apart as they were, in the middle",
         counted, nargs="+", metavar="PLACE",
     )  # fmt: skip
     vary: str = option("", "PDB or mmCIF file with a backbone of which variations are made", str, metavar="FILE")
-    noise: float = option(3.0, "Å of noise from which variations start: the more, the farther from the given one", positive)
+    noise: float = option(
+        3.0, "Å of noise from which variations start: the more, the farther from the given one", positive
+    )
     chain: str = option("", "which chain of the file, if it has several", str, metavar="NAME")
 
     sequences: int = option(0, "sequences that ProteinMPNN designs for each, in a FASTA file beside it", whole)
@@ -90,4 +94,7 @@ class ReportSettings:
     count: int = option(32, "backbones of each length and seed", counted)
     seeds: tuple[int, ...] = option((0, 1, 2), "each a set of backbones", whole, nargs="+")
     steps: int = option(60, "evaluations of the network for each backbone", counted)
-    no_sequences: bool = flag("leave out the measures that need ProteinMPNN")
+    at_once: int = option(16, "backbones that are computed together", counted)
+    guided_below: float = option(
+        3.0, "Å of noise below which estimates are freed of clashes; 0: never", at_least(float, 0)
+    )

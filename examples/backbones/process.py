@@ -110,31 +110,27 @@ def mean_of(values: Tensor, batch: Tensor) -> Tensor:
 
 
 def step_back(
-    noisy: Frames, clean: Frames, sigma: float, lower: float, churn: float, generator: torch.Generator | None = None
+    noisy: Frames, clean: Frames, sigma: float, lower: float, heat: float, generator: torch.Generator | None = None
 ) -> Frames:
-    """From the noise level σ to a lower one, given an estimate of the clean frames.
+    r"""From the noise level σ to a lower one, given an estimate x̂ of the clean frames, as the exact posterior has it,
 
-    Positions follow the exact posterior x' = x̂ + (σ'/σ)² (x − x̂) + σ' √(1 − (σ'/σ)²) ε; rotations the same along the
-    geodesic. `churn` scales the noise: 1 is ancestral sampling (Ho et al. 2020); less keeps more of the difference
-    instead, so that the noise that is left is σ' in any case, 0 being deterministic (Song et al. 2021).
+    .. math:: x' = \hat x + (\sigma'/\sigma)^2 (x - \hat x) + h \, \sigma' \sqrt{1 - (\sigma'/\sigma)^2} \, \epsilon,
+
+    and rotations the same along the geodesic. With heat h = 1 that is ancestral sampling (Ho et al. 2020); less makes
+    what is likely likelier, and samples less diverse.
     """
-    origin = _back(noisy.origin - clean.origin, sigma, lower, churn)
     drawn = torch.randn(noisy.origin.shape, generator=generator).to(noisy.origin)
-    origin = clean.origin + origin + fresh(sigma, lower, churn) * drawn
+    origin = clean.origin + (lower / sigma) ** 2 * (noisy.origin - clean.origin) + heat * fresh(sigma, lower) * drawn
     wide, narrow = (float(angle_of(torch.tensor(level))) for level in (sigma, lower))
-    if narrow >= UNIFORM:
-        turn = KERNEL.draw(torch.full((len(drawn),), UNIFORM), generator).to(noisy.rotation)
-        return Frames(clean.rotation @ turn, origin)
-    turn = exponential(_back(logarithm(clean.rotation.mT @ noisy.rotation), wide, narrow, churn))
-    walk = KERNEL.draw(torch.full((len(drawn),), fresh(wide, narrow, churn)), generator).to(noisy.rotation)
+    uniform = narrow >= UNIFORM  # nothing is known of rotations yet
+    width = UNIFORM if uniform else heat * fresh(wide, narrow)
+    walk = KERNEL.draw(torch.full((len(drawn),), width), generator).to(noisy.rotation)
+    if uniform:
+        return Frames(clean.rotation @ walk, origin)
+    turn = exponential((narrow / wide) ** 2 * logarithm(clean.rotation.mT @ noisy.rotation))
     return Frames(clean.rotation @ turn @ walk, origin)
 
 
-def fresh(level: float, lower: float, churn: float) -> float:
+def fresh(level: float, lower: float) -> float:
     """Standard deviation of the noise that a step adds."""
-    return churn * lower * math.sqrt(max(1 - (lower / level) ** 2, 0.0))
-
-
-def _back(difference: Tensor, level: float, lower: float, churn: float) -> Tensor:
-    """What is kept of the difference from the clean: as much as makes the level `lower`, with the fresh noise."""
-    return difference * (math.sqrt(max(lower**2 - fresh(level, lower, churn) ** 2, 0.0)) / level)
+    return lower * math.sqrt(max(1 - (lower / level) ** 2, 0.0))

@@ -24,8 +24,8 @@ class Plan:
 
     steps: int = 60
     """Evaluations of the network."""
-    churn: float = 1.0
-    """Fresh noise of each step, see :func:`step_back`."""
+    heat: float = 1.0
+    """Of the fresh noise of each step, see :func:`step_back`."""
     cold: float = 0.4
     """The same below `cold_below`, where noise blurs what is decided already."""
     cold_below: float = 3.0
@@ -115,9 +115,9 @@ def trajectory(network: BackboneNetwork, tasks: Sequence[Task], plan: Plan) -> I
         estimates = _split(clean, sizes)
         yield estimates
         if not last:
-            churn = plan.churn if level > plan.cold_below else plan.cold
+            heat = plan.heat if level > plan.cold_below else plan.cold
             states = zip(_split(noisy, sizes), estimates, generators, strict=True)
-            moved = [step_back(x, c, level, levels[number + 1], churn, generator) for x, c, generator in states]
+            moved = [step_back(x, c, level, levels[number + 1], heat, generator) for x, c, generator in states]
             noisy = given.where(residues.known, _joined(moved))
 
 

@@ -70,7 +70,7 @@ class SampleSettings:
         nargs="+", metavar="FIRST-LAST",
     )  # fmt: skip
     at: tuple[int, ...] = option(
-        (), "where the stretches start in the new backbone, from 1; if not given as far apart as they were, in the middle",
+        (), "where the stretches start in the new backbone, from 1; else as far apart as they were, in the middle",
         counted, nargs="+", metavar="PLACE",
     )  # fmt: skip
     vary: str = option("", "PDB or mmCIF file with a backbone of which variations are made", str, metavar="FILE")

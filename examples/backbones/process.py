@@ -17,8 +17,6 @@ LOWEST, HIGHEST = 0.1, 60.0
 """Å, the range of noise levels. Far below a bond's spread; far above the size of a protein."""
 KNOWN = 0.01
 """Å, the noise of residues that are given."""
-ANYWHERE = 1e5
-"""Å², the variance of where a chain is as a whole: nothing is known of it."""
 
 
 def angle_of(sigma: Tensor) -> Tensor:
@@ -56,7 +54,7 @@ class ChainPrior(torch.nn.Module):
     def covariance(self, size: int) -> Tensor:
         """(size, size), Å², of one coordinate, float64."""
         apart = (torch.arange(size)[:, None] - torch.arange(size)).abs().double()
-        return ANYWHERE + self._shapes(apart) @ self.weights.cpu()
+        return self._shapes(apart) @ self.weights.cpu()
 
     def _shapes(self, apart: Tensor) -> Tensor:
         """(…, 14): of a chain that is rough, and of one that is smooth, for each length."""
@@ -66,8 +64,10 @@ class ChainPrior(torch.nn.Module):
     def forward(self, noisy: Tensor, sigma: Tensor) -> ChainEstimate:
         """Of one chain: positions (n, 3) noised by σ (n,) each."""
         noise = sigma.double().square().cpu()
-        system = self.covariance(len(noise)) + noise.diag()
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
+        inverse = torch.linalg.inv(self.covariance(len(noise)) + noise.diag())
+        # As if the place of the chain had an infinite variance beside: what is left knows of differences only.
+        of_place = inverse.sum(1)
+        inverse = inverse - of_place[:, None] * of_place / of_place.sum()
         left = noise[:, None] * inverse * noise  # covariance of noisy − mean
         mean = noisy.double().cpu() - (noise[:, None] * inverse) @ noisy.double().cpu()
         removed = left.diagonal().clamp(min=1e-12)

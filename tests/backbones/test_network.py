@@ -151,7 +151,8 @@ def test_errors_are_one_where_nothing_is_known(level: float) -> None:
         errors = learning.errors_of(model, learning.collate(samples), again=False)
         found.append(torch.stack((errors.position, errors.rotation)).mean(1))
     position, rotation = torch.stack(found).mean(0)
-    assert 0.4 < float(position) < 2
+    # The Gaussian chain does not know that the noise leaves the middle where it was: at 30 Å that is most of its error.
+    assert 0.25 < float(position) < 2
     assert float(rotation) == pytest.approx(1, abs=0.15)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
 COLOURS = {HELIX: "#c8385a", STRAND: "#2a78b8", COIL: "#9a9a9a", "wrong": "#000000"}
@@ -44,7 +45,7 @@ def draw_backbone(axes: Axes, coords: Tensor, view: np.ndarray | None = None) ->
     letters = structure[np.minimum((np.arange(len(segments)) + SMOOTH // 2) // SMOOTH, len(ca) - 1)]
     depth = segments[:, :, 2].mean(1)
     near = (depth - depth.min()) / max(np.ptp(depth), 1e-6)
-    colours = np.array([matplotlib.colors.to_rgb(COLOURS[letter]) for letter in letters])
+    colours = np.array([to_rgb(COLOURS[letter]) for letter in letters])
     colours = 1 - (0.45 + 0.55 * near[:, None]) * (1 - colours)
     widths = np.array([WIDTHS[letter] for letter in letters]) * (0.7 + 0.6 * near)
     order = depth.argsort()
@@ -65,7 +66,7 @@ def widest_view(ca: np.ndarray) -> np.ndarray:
     return axes * np.array([1.0, 1.0, np.linalg.det(axes)])[:, None]
 
 
-def gallery(rows: dict[str, Sequence[Tensor]], path: Path) -> None:
+def gallery(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
     """Backbones (residues, 4, 3) in rows with a title each, coloured by their secondary structure."""
     columns = max(len(members) for members in rows.values())
     figure, all_axes = plt.subplots(
@@ -96,7 +97,7 @@ def write_gif(trajectory: Sequence[Tensor], path: Path, captions: Sequence[str] 
     chosen = np.unique(np.linspace(0, len(trajectory) - 1, min(MOST_FRAMES, len(trajectory))).round().astype(int))
     view = widest_view(trajectory[-1][:, 1].double().cpu().numpy())
     images = []
-    for i in chosen:
+    for i in chosen.tolist():
         figure, axes = plt.subplots(figsize=(3.2, 3.2), layout="constrained")
         draw_backbone(axes, trajectory[i], view)
         if captions is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
-def plot_ramachandran(sets: dict[str, Sequence[Tensor]], region: Ramachandran, path: Path) -> None:
+def plot_ramachandran(sets: Mapping[str, Sequence[Tensor]], region: Ramachandran, path: Path) -> None:
     """φ and ψ of all residues of some sets of backbones, side by side, with the outline of the region."""
     centres = (np.arange(BINS) + 0.5) * 360 / BINS - 180
     figure, all_axes = plt.subplots(
@@ -40,7 +40,7 @@ def plot_ramachandran(sets: dict[str, Sequence[Tensor]], region: Ramachandran, p
     plt.close(figure)
 
 
-def plot_contacts(rows: dict[str, Sequence[Tensor]], path: Path) -> None:
+def plot_contacts(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
     """Distances of the CA of some backbones, up to 20 Å, in rows."""
     columns = max(len(members) for members in rows.values())
     figure, all_axes = plt.subplots(

@@ -48,9 +48,9 @@ None of these says that a sequence folds into the backbone: nothing here can ver
 
 ![distances](contacts.png)
 """
-WITH = """I is the entropy of the composition of sequences that ProteinMPNN designs for a backbone, less their mean −ln p: what
-the backbone says of each letter. It means something only together with the clashes. (Their −ln p alone is best for
-broken backbones, for which ProteinMPNN puts the same few letters everywhere.)
+WITH = """I is the entropy of the composition of the sequences that ProteinMPNN designs, less their mean −ln p: what a
+backbone says of each letter. It means something only together with the clashes. (Their −ln p alone is best for broken
+backbones, for which ProteinMPNN puts the same few letters everywhere.)
 """
 WITHOUT = f"Without ProteinMPNN there is no I: `{designs.INSTALL}`.\n"
 

@@ -97,7 +97,7 @@ def write_gif(trajectory: Sequence[Tensor], path: Path, captions: Sequence[str] 
     chosen = np.unique(np.linspace(0, len(trajectory) - 1, min(MOST_FRAMES, len(trajectory))).round().astype(int))
     view = widest_view(trajectory[-1][:, 1].double().cpu().numpy())
     images = []
-    for i in chosen.tolist():
+    for i in map(int, chosen):
         figure, axes = plt.subplots(figsize=(3.2, 3.2), layout="constrained")
         draw_backbone(axes, trajectory[i], view)
         if captions is not None:

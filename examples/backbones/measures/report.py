@@ -59,7 +59,7 @@ def report(samples: Sequence[Tensor], chains: Chains, out: Path, seed: int = 0) 
     """Measures samples beside natural chains and two baselines; writes report.md, report.json and plots to a folder.
 
     Args:
-        samples: (residues, 4, 3) each, in Å, of any lengths that held-out chains have.
+        samples: (residues, 4, 3) each, in Å, of any lengths.
         chains: those trained on, and those held out.
         out: the folder; it is made if it is not there.
         seed: of the baselines and of the choice of natural pieces.

@@ -26,6 +26,7 @@ WIDTHS = {HELIX: 3.4, STRAND: 3.4, COIL: 1.6, "wrong": 3.4}
 SMOOTH = 6  # points drawn per residue
 FRAME_MS, LAST_MS = 80, 1500  # milliseconds that a frame, and the last one, are shown
 MOST_FRAMES = 100
+SHADES = 32  # of each colour
 
 
 def draw_backbone(axes: Axes, coords: Tensor, view: np.ndarray | None = None) -> None:
@@ -96,6 +97,7 @@ def write_gif(trajectory: Sequence[Tensor], path: Path, captions: Sequence[str] 
         raise ValueError(f"captions must be one per backbone, {len(trajectory)}, got {len(captions)}")
     chosen = np.unique(np.linspace(0, len(trajectory) - 1, min(MOST_FRAMES, len(trajectory))).round().astype(int))
     view = widest_view(trajectory[-1][:, 1].double().cpu().numpy())
+    palette = _palette()
     images = []
     for i in map(int, chosen):
         figure, axes = plt.subplots(figsize=(3.2, 3.2), layout="constrained")
@@ -105,9 +107,18 @@ def write_gif(trajectory: Sequence[Tensor], path: Path, captions: Sequence[str] 
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=90, format="png")
         plt.close(figure)
-        images.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
+        images.append(Image.open(buffer).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE))
     durations = [FRAME_MS] * (len(images) - 1) + [LAST_MS]
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+
+
+def _palette() -> Image.Image:
+    """One for all frames: every colour in shades from white; a GIF's frames may mix up palettes of their own."""
+    shades = np.linspace(0, 1, SHADES)[:, None]
+    colours = np.concatenate([1 - shades * (1 - np.array(to_rgb(colour))) for colour in COLOURS.values()])
+    image = Image.new("P", (1, 1))
+    image.putpalette((255 * colours).round().astype(np.uint8).flatten().tolist())
+    return image
 
 
 def _curve(ca: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ pytest.importorskip("pydssp", reason="needs the extra backbones")
 pytest.importorskip("tmtools", reason="needs the extra backbones")
 pytest.importorskip("matplotlib", reason="needs the extra backbones")
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -54,5 +55,13 @@ def test_gif(tmp_path: Path) -> None:
     write_gif(trajectory, tmp_path / "trajectory.gif", ["σ 4 Å", "σ 1 Å", "end"])
     with Image.open(tmp_path / "trajectory.gif") as image:
         assert (image.format, image.n_frames) == ("GIF", 3)
+        for frame in range(3):
+            image.seek(frame)
+            pixels = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
+            assert (pixels > 250).all(1).mean() > 0.5  # white
+            assert pixels[np.ptp(pixels, axis=1) < 20].min() < 180  # coil is grey
+            assert not (
+                (pixels[:, 1] > pixels[:, 0] + 40) & (pixels[:, 1] > pixels[:, 2] + 40)
+            ).any()  # nothing is green
     with pytest.raises(ValueError, match="captions must be one per backbone, 3, got 1"):
         write_gif(trajectory, tmp_path / "trajectory.gif", ["σ"])

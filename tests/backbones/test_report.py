@@ -47,6 +47,10 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert min(image.size) > 200
     with pytest.raises(ValueError, match="samples must have at least one backbone"):
         report.report([], few, tmp_path)
+    with pytest.raises(ValueError, match=r"number 0 is of shape \(48, 4, 3\), with NaN or infinity"):
+        report.report([samples[0] / 0], few, tmp_path)
+    with pytest.raises(ValueError, match=r"number 1 is of shape \(48, 3\)$"):
+        report.report([samples[0], samples[1][:, 0]], few, tmp_path)
 
 
 def test_gif(tmp_path: Path) -> None:

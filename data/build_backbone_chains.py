@@ -23,8 +23,9 @@ import torch
 from Bio.Align import PairwiseAligner, substitution_matrices
 
 from examples.backbones.chains import SHIPPED, Chain, save_chains
+from examples.backbones.geometry import bonds
 from examples.backbones.split import split_by_fold
-from examples.backbones.structures import read_pieces
+from examples.backbones.structures import BOND, read_pieces
 
 HERE = Path(__file__).parent
 SHORTEST = 48  # residues of a piece
@@ -72,14 +73,19 @@ SOURCES = {
 
 
 def shipped(path: Path) -> list[Chain]:
-    """The chains of one of our pickles: 15 atoms per residue, N, CA, C, O first."""
+    """The chains of one of our pickles, but for broken ones: 15 atoms per residue, N, CA, C, O first."""
     chains = []
     content = pickle.loads(path.read_bytes())
     for split in ("train", "valid", "test"):
         columns = (content.get(split, {}).get(key, ()) for key in ("ids", "seq", "crd"))
-        for name, sequence, coords in zip(*columns, strict=True):
-            atoms = np.asarray(coords, np.float32).reshape(len(sequence), -1, 3)[:, :4]
-            chains.append(Chain(name, sequence, torch.from_numpy(atoms.copy())))
+        for name, sequence, flat in zip(*columns, strict=True):
+            atoms = np.asarray(flat, np.float32).reshape(len(sequence), -1, 3)[:, :4]
+            coords = torch.from_numpy(atoms.copy())
+            bond = bonds(coords)["C–N"]
+            if BOND[0] < bond.min() and bond.max() < BOND[1]:
+                chains.append(Chain(name, sequence, coords))
+            else:
+                print(f"{name}: left out, it has a bond of {float(bond.max()):.2f} Å")
     return chains
 
 

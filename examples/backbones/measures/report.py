@@ -34,6 +34,10 @@ natural residues, each drawn by itself; and one of helices and strands as freque
 coil.
 
 {table}
+Helices and strands are by hydrogen bonds alone (pydssp), which also sees them in a random walk (0.4 of its
+residues): they mean something only where bonds, angles and clashes are right. Clashes are pairs of CA closer than
+3.7 Å, and of N, CA, C, O closer than 2.5 – 3.0 Å by kind. TM is of the length of the backbone that is compared.
+
 {sequences}
 None of these says that a sequence folds into the backbone: nothing here can verify that.
 
@@ -48,9 +52,9 @@ None of these says that a sequence folds into the backbone: nothing here can ver
 
 ![distances](contacts.png)
 """
-WITH = """I is the entropy of the composition of sequences that ProteinMPNN designs for a backbone, less their mean −ln p: what
-the backbone says of each letter. It means something only together with the clashes. (Their −ln p alone is best for
-broken backbones, for which ProteinMPNN puts the same few letters everywhere.)
+WITH = """I is the entropy of the composition of the sequences that ProteinMPNN designs, less their mean −ln p: what a
+backbone says of each letter. It means something only together with the clashes. (Their −ln p alone is best for broken
+backbones, for which ProteinMPNN puts the same few letters everywhere.)
 """
 WITHOUT = f"Without ProteinMPNN there is no I: `{designs.INSTALL}`.\n"
 
@@ -59,16 +63,22 @@ def report(samples: Sequence[Tensor], chains: Chains, out: Path, seed: int = 0) 
     """Measures samples beside natural chains and two baselines; writes report.md, report.json and plots to a folder.
 
     Args:
-        samples: (residues, 4, 3) each, in Å, of any lengths that held-out chains have.
+        samples: (residues, 4, 3) each, in Å, of any lengths.
         chains: those trained on, and those held out.
         out: the folder; it is made if it is not there.
         seed: of the baselines and of the choice of natural pieces.
 
     Returns:
         By column ("samples", …) and measure (`table.ROWS`) what report.json has as "all".
+
+    Raises:
+        ValueError: if there are no samples, or one is not finite or of another shape.
     """
     if not samples:
         raise ValueError("samples must have at least one backbone, got none")
+    for i, x in enumerate(samples):
+        if x.ndim != 3 or x.shape[1:] != (4, 3) or not bool(x.isfinite().all()):
+            raise ValueError(f"samples must be finite and of shape (residues, 4, 3); number {i} is {_what(x)}")
     out.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
     samples = [x.detach().cpu().float() for x in samples]
@@ -114,6 +124,10 @@ def report(samples: Sequence[Tensor], chains: Chains, out: Path, seed: int = 0) 
     plot_ramachandran(sets, region, out / "ramachandran.png")
     plot_contacts({name: shown[name] for name in (SAMPLES, CROPS) if name in shown}, out / "contacts.png")
     return table
+
+
+def _what(x: Tensor) -> str:
+    return f"of shape {tuple(x.shape)}" + ("" if bool(x.isfinite().all()) else ", with NaN or infinity")
 
 
 def _spread(members: Sequence[Tensor], count: int) -> list[Tensor]:

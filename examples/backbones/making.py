@@ -52,7 +52,8 @@ def make(settings: SampleSettings) -> None:
         (out / f"{name}.pdb").write_text(pdb_text([coords], title=f"generated backbone, seed {task.seed}"))
         rows.append({"name": name} | described(task, coords))
         if settings.sequences:
-            write_sequences(out / f"{name}.fasta", name, coords, settings.sequences, task.seed)
+            (made,) = designs.design([coords], settings.sequences, task.seed)
+            (out / f"{name}.fasta").write_text(designs.fasta(name, made))
     with (out / "backbones.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -113,14 +114,6 @@ def described(task: Task, coords: Tensor) -> dict[str, object]:
         found = torch.tensor([STRUCTURES.index(letter) for letter in letters])
         about["as_asked"] = round(float((found == task.structure)[asked].float().mean()), 2)
     return about
-
-
-def write_sequences(path: Path, name: str, coords: Tensor, count: int, seed: int) -> None:
-    """Sequences that ProteinMPNN designs, as FASTA, with their mean −ln p."""
-    (made,) = designs.design([coords], count, seed)
-    with path.open("w") as file:
-        for number, (sequence, value) in enumerate(zip(made.sequences, made.likelihoods, strict=True), 1):
-            file.write(f">{name}-{number} nll={value:.3f}\n{sequence}\n")
 
 
 def write_way(network: BackboneNetwork, task: Task, plan: Plan, stem: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from equiformer_pytorch.training.options import TrainingOptions, positive
 
@@ -69,24 +69,34 @@ def make_parser(program: Program) -> Parser:
         default=program.max_minutes,
         help=f"stop training after that long, to be resumed at will (default: {program.max_minutes or 'never'})",
     )
-    settings = parser.add_argument_group("settings, fixed when a run begins")
-    for option in fields(program.settings):
+    add_options(parser.add_argument_group("settings, fixed when a run begins"), program.settings)
+    return parser
+
+
+def add_options(group: argparse._ActionsContainer, settings: type) -> None:
+    """One option for each field of a dataclass of settings, see :mod:`equiformer_pytorch.training.options`."""
+    for option in fields(settings):
         default = " ".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
         metadata = dict(option.metadata)
         metadata["help"] += f" (default: {default})" if default not in (None, "", False) else ""
-        settings.add_argument("--" + option.name.replace("_", "-"), default=option.default, **metadata)
-    return parser
+        group.add_argument("--" + option.name.replace("_", "-"), default=option.default, **metadata)
+
+
+def given_options(args: argparse.Namespace, settings: type) -> dict[str, Any]:
+    """What differs from the defaults, by field."""
+    given = {}
+    for option in fields(settings):
+        value = getattr(args, option.name)
+        if value != option.default:
+            given[option.name] = tuple(value) if isinstance(value, list) else value
+    return given
 
 
 def main(program: Program, arguments: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code: 2 for a mistake, 128 + the signal that stopped it."""
     parser = make_parser(program)
     args = parser.parse_args(arguments)
-    given = {}
-    for option in fields(program.settings):
-        value = getattr(args, option.name)
-        if value != option.default:
-            given[option.name] = tuple(value) if isinstance(value, list) else value
+    given = given_options(args, program.settings)
     if args.resume is not None and (given or args.name):
         parser.error(f"--resume keeps a run's name and settings; leave out --{[*given, 'name'][0].replace('_', '-')}")
     try:

@@ -12,7 +12,6 @@ from equiformer_pytorch.layers.attention.taylor import TaylorLinearAttention, _t
 from tests.layers.harness import graph_of
 from tests.layers.test_layers import plain_so2
 from tests.models import KINDS, Example, blocks, build, example
-from tests.ops.graphs import normal
 from tests.ops.test_softmax import by_slots
 from tests.oracle import matrices_of, turned, turned_back
 

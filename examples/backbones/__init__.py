@@ -1,0 +1,1 @@
+"""Generating protein backbones: `python -m examples.generate_backbones`."""

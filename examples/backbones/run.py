@@ -1,0 +1,89 @@
+"""What a training run of the generator of backbones is, and the file that it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from equiformer_pytorch.training.runs import Job
+from equiformer_pytorch.training.samples import generator_for
+from examples.backbones import learning, saved, sources
+from examples.backbones.chains import SHIPPED, Chains
+from examples.backbones.network import BackboneNetwork, NetworkArguments
+from examples.backbones.settings import Settings
+from examples.backbones.structures import StructureError
+
+SETUP_ERRORS = (StructureError, ValueError, ImportError)
+LEVELS = (0.3, 1.0, 3.0, 10.0)
+"""Å, the noise levels at which the validation chains are estimated."""
+
+
+def load_chains(settings: Settings) -> Chains:
+    """The compact ones of what the settings name."""
+    if settings.casp_version is not None:
+        return sources.download(settings.casp_version, settings.thinning, Path(settings.download_folder)).compact()
+    return sources.load(Path(settings.data) if settings.data else SHIPPED).compact()
+
+
+def make_network(settings: Settings) -> BackboneNetwork:
+    """With weights that depend on the seed only."""
+    torch.manual_seed(settings.seed)
+    arguments = {field.name: getattr(settings, field.name) for field in fields(NetworkArguments)}
+    return BackboneNetwork(NetworkArguments(**arguments))
+
+
+def validation_batches(chains: Chains, longest: int) -> list[dict[str, torch.Tensor]]:
+    """The same noise each time: the first residues of each validation chain, at each level."""
+    batches = []
+    for place, chain in enumerate(chains.valid):
+        (item,) = learning.items_of([chain.residues(0, min(len(chain), longest))], longest)
+        samples = [
+            learning.draw_whole(item, generator_for("valid", place, number), level)
+            for number, level in enumerate(LEVELS)
+        ]
+        batches.append(learning.collate(samples))
+    return batches
+
+
+@torch.no_grad()
+def validate(model: nn.Module, batches: list[dict[str, torch.Tensor]]) -> float:
+    """Mean error of second estimates of the frames of residues; 2 for what the Gaussian chain alone gives."""
+    device = next(model.parameters()).device
+    torch.manual_seed(0)  # of the random edges
+    found = [
+        learning.errors_of(model, {name: value.to(device) for name, value in batch.items()}, again=True)
+        for batch in batches
+    ]
+    return float(torch.cat([errors.position + errors.rotation for errors in found]).mean())
+
+
+def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accelerator) -> Job:
+    """Data, model and what is done with them."""
+    with accelerator.main_process_first():  # the others find what it downloaded
+        chains = load_chains(settings)
+    network = make_network(settings)
+    network.prior.fit(learning.mean_squares(chains.train))
+    batches = validation_batches(chains, settings.crop)
+    shares = learning.Shares(settings.motifs, settings.structures)
+
+    def leave(averaged: nn.Module) -> None:
+        saved.save(cast(BackboneNetwork, averaged), folder / "model.pt")
+        print(f"{folder / 'model.pt'}: sample with `python -m examples.generate_backbones sample --model {folder}`")
+
+    return Job(
+        model=network,
+        optimizer=torch.optim.AdamW(network.parameters(), lr=settings.lr, betas=(0.9, 0.99)),
+        loss=learning.denoising_loss,
+        items=learning.items_of(chains.train, settings.crop),
+        draw=partial(learning.draw_crop, crop=settings.crop, shares=shares),
+        validate=partial(validate, batches=batches),
+        report=leave,
+        data=f"{len(chains.train)} chains to train on, {len(chains.valid)} to validate",
+        collate=learning.collate,
+    )

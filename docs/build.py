@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -65,6 +66,8 @@ def sphinx(builder: str, out: Path, doctrees: Path, *files: str) -> None:
 
     arguments = ["-b", builder, "-W", "--keep-going", "-q", "-j", "2", "-d", str(doctrees), str(HERE), str(out), *files]
     if code := build_main(arguments):
+        for child in multiprocessing.active_children():  # that read other pages, and would be waited for
+            child.kill()
         raise SystemExit(code)
 
 

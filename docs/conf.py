@@ -6,15 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import openmmml  # noqa: F401  # it imports our module for it, which it must not find half imported
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 from equiformer_pytorch import __version__
-
-# OpenMM-ML imports our module for it, which it must not find half imported.
-import openmmml  # noqa: F401, I001
 
 HERE = Path(__file__).resolve().parent
 
@@ -32,7 +30,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-include_patterns = ["**/*.md", "tutorials/*.py", "theory/*.py", "reference/*.py"]
+include_patterns = ["*.md", "**/*.md", "tutorials/*.py", "theory/*.py", "reference/*.py"]
 exclude_patterns = ["_static", "**/.*"]
 # Pages that GitHub shows, too: $…$ and $$…$$, headings as anchors.
 myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline"]
@@ -44,6 +42,7 @@ nitpick_ignore_regex = [("py:class", r".*"), ("py:data", r"(typing|collections)\
 # Tutorials and theory are scripts in the percent format; each is run while the site is built.
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "force"
+nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_execution_show_tb = True

@@ -1,4 +1,4 @@
-"""Structures that readers can turn, for pages of the site: 3Dmol.js draws them, and a picture stands for it without scripts."""
+"""Structures that readers of the site can turn: 3Dmol.js draws them, a picture stands where there are no scripts."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ class Turnable:
         data = json.dumps({"xyz": xyz(self.atoms), "cell": cell_edges(self.atoms)})
         caption = html.escape(self.caption)
         return (
-            f'<figure class="structure"><div class="stage"><img alt="{caption}" src="data:image/svg+xml;base64,{picture}">'
-            f'</div><script type="application/json">{data}</script><figcaption>{caption}</figcaption></figure>'
+            f'<figure class="structure"><div class="stage"><img alt="{caption}"'
+            f' src="data:image/svg+xml;base64,{picture}"></div>'
+            f'<script type="application/json">{data}</script><figcaption>{caption}</figcaption></figure>'
         )
 
 
@@ -63,7 +64,7 @@ def draw(atoms: Atoms) -> bytes:
     """An SVG: balls and sticks, seen from where the structure is widest, what is far first."""
     view = np.linalg.svd(atoms.positions - atoms.positions.mean(0), full_matrices=False)[2]
     points = (atoms.positions - atoms.positions.mean(0)) @ view.T
-    figure = Figure(figsize=(7, 4))
+    figure = Figure(figsize=(7, 4), layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
     open_atoms = Atoms(atoms.numbers, atoms.positions)  # bonds to images are not drawn
     for i, j in zip(*neighbor_list("ij", open_atoms, natural_cutoffs(open_atoms, mult=1.1)), strict=True):

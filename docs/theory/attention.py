@@ -5,21 +5,24 @@
 #
 # $$y_i = W \bigoplus_h \gamma_{ih}\, V_h \Bigl( \alpha^h_{ii}\, m_i + \sum_j \alpha^h_{ij}\, m_{ij} \Bigr) .$$
 #
-# The weights are invariant, so the sum turns as the messages do. Each message is computed once, shared by keys, values and heads; and all that is linear ($V_h$, $W$) acts after the sum,
-# on points, of which there are far fewer than edges. Two kinds of logits:
+# The weights are invariant, so the sum turns as the messages do. Each message is computed once, shared by keys,
+# values and heads; and all that is linear ($V_h$, $W$) acts after the sum, on points, of which there are far fewer
+# than edges. Two kinds of logits:
 #
-# - **L2 attention** (Kim et al. 2020), the default: the squared distance of query and key. Of all degrees, since distances do not change.
+# - **L2 attention** (Kim et al. 2020), the default: the squared distance of query and key. Of all degrees, since
+#   distances do not change.
 # - **MLP attention** (GATv2, Equiformer): a small network of invariants of the message.
 #
 # ## A soft edge of the neighbourhood
 #
-# An ordinary softmax over the neighbours within a radius jumps when one crosses it. Here each edge has an envelope $u(r)$, a polynomial that reaches zero at the radius with two continuous
-# derivatives. It enters three times:
+# An ordinary softmax over the neighbours within a radius jumps when one crosses it. Here each edge has an envelope
+# $u(r)$, a polynomial that reaches zero at the radius with two continuous derivatives. It enters three times:
 #
 # $$\alpha_{ij} = u_{ij}\, \frac{u_{ij}\, e^{t_{ij}}}{\sum_k u_{ik}\, e^{t_{ik}}} , \qquad t_{ij} = u_{ij}\,(s_{ij} - \bar s_i) .$$
 #
-# Within the softmax, so that a neighbour leaves the sum smoothly. On the result, so that an *only* neighbour, whose share is one up to the end, leaves too. And on the logits: a neighbour with a
-# logit 40 higher would dominate until $u \approx e^{-40}$, and then leave all at once; continuous, but with enormous forces.
+# Within the softmax, so that a neighbour leaves the sum smoothly. On the result, so that an *only* neighbour, whose
+# share is one up to the end, leaves too. And on the logits: a neighbour with a logit 40 higher would dominate until
+# $u \approx e^{-40}$, and then leave all at once; continuous, but with enormous forces.
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -59,8 +62,10 @@ plt.show()
 # %% [markdown]
 # ## Attending to nothing, and to everything
 #
-# A head's gate $\gamma$ is a sigmoid of the point's invariants, so that it can turn itself off. With `attend_self` a point is its own first neighbour. `num_linear_attn_heads` adds heads on the
-# invariants that see the whole structure at a cost linear in its size, by the second-order Taylor feature map of the exponential. And `return_attn=True` hands out the weights:
+# A head's gate $\gamma$ is a sigmoid of the point's invariants, so that it can turn itself off. With `attend_self` a
+# point is its own first neighbour. `num_linear_attn_heads` adds heads on the invariants that see the whole structure
+# at a cost linear in its size, by the second-order Taylor feature map of the exponential. And `return_attn=True`
+# hands out the weights:
 
 # %% tags=["hide-input"]
 from equiformer_pytorch import Equiformer
@@ -76,6 +81,8 @@ to_first = (coors[0, indices[0, 0][there]] - coors[0, 0]).norm(dim=1)
 figure, axes = plt.subplots()
 for head in range(2):
     axes.scatter(to_first, shares[0, 0, head][there], s=18, label=f"head {head}")
-axes.set(xlabel="distance from the point", ylabel="attention weight", title="what one point attends to; at zero, itself")
+axes.set(
+    xlabel="distance from the point", ylabel="attention weight", title="what one point attends to; at zero, itself"
+)
 axes.legend()
 plt.show()

@@ -3,11 +3,14 @@
 #
 # A promise that no test holds is a wish. Three kinds of tests hold these:
 #
-# 1. **Symmetry.** The structure is moved, and the result compared with the moved result. Any deviation but rounding is a mistake, so limits are rounding's: 1e-5 in float32, 1e-11 in float64.
+# 1. **Symmetry.** The structure is moved, and the result compared with the moved result. Any deviation but rounding
+#    is a mistake, so limits are rounding's: 1e-5 in float32, 1e-11 in float64.
 # 2. **Derivatives.** Automatic ones against differences, of first and second order (`gradcheck`, `gradgradcheck`).
-# 3. **Other code.** Harmonics and Wigner matrices against e3nn's; published networks against the official code, to 1e-13; each release against the numbers of the last, to 1e-10.
+# 3. **Other code.** Harmonics and Wigner matrices against e3nn's; published networks against the official code, to
+#    1e-13; each release against the numbers of the last, to 1e-10.
 #
-# Random weights do for all of these: equivariance is not learned. The figure measures it, for models of rising degree:
+# Random weights do for all of these: equivariance is not learned. The figure measures it, for models of rising
+# degree:
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -21,7 +24,9 @@ found: dict[torch.dtype, list[float]] = {torch.float32: [], torch.float64: []}
 for dtype, errors in found.items():
     for degree in degrees:
         torch.manual_seed(degree)
-        model = Equiformer(dim=4, num_degrees=degree + 1, depth=2, num_neighbors=8, heads=2, dim_head=4).to(dtype).eval()
+        model = (
+            Equiformer(dim=4, num_degrees=degree + 1, depth=2, num_neighbors=8, heads=2, dim_head=4).to(dtype).eval()
+        )
         call = {"inputs": torch.randn(1, 16, 4, dtype=dtype), "coors": torch.randn(1, 16, 3, dtype=dtype)}
         errors.append(max(equivariance_errors(model, call, under=("rotation",))["rotation"].values()))
 
@@ -34,7 +39,8 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# Dotted are the limits that tests have. Above degree 4 geometry is computed in float64 whatever the model's dtype, since a Wigner matrix magnifies the rounding of a direction by about $2l$.
+# Dotted are the limits that tests have. Above degree 4 geometry is computed in float64 whatever the model's dtype,
+# since a Wigner matrix magnifies the rounding of a direction by about $2l$.
 #
 # ## Exactly the same bits
 #
@@ -57,8 +63,9 @@ print("the same bits:", torch.equal(once.type0, again.type0) and torch.equal(onc
 # %% [markdown]
 # ## Where it is not exact
 #
-# - EquiformerV2 as published applies its activation to samples on a grid, and is equivariant as far as the grid is fine: with lmax 6 forces deviate by 1e-2 at the published resolution of 18, by 1e-8 at 48.
-#   It is the network that was published, so it stays that way; a [table](../published_models.md#equivariance) says what finer grids give.
+# - EquiformerV2 as published applies its activation to samples on a grid, and is equivariant as far as the grid is
+#   fine: with lmax 6 forces deviate by 1e-2 at the published resolution of 18, by 1e-8 at 48. It is the network that
+#   was published, so it stays that way; a [table](../published_models.md#equivariance) says what finer grids give.
 # - A cap on the neighbours (`num_neighbors`, `max_neighbors`) is not continuous where it cuts.
 # - Under autocast features are rounded to bfloat16, and deviate by 1e-2.
 #

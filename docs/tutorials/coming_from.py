@@ -5,7 +5,8 @@
 #
 # ## From lucidrains' package 0.5.4
 #
-# Scripts run unchanged: the constructor, the call and the import paths are the same. Weights are not compatible, since the layers are others.
+# Scripts run unchanged: the constructor, the call and the import paths are the same. Weights are not compatible,
+# since the layers are others.
 #
 # | 0.5.4 | here |
 # |---|---|
@@ -52,8 +53,9 @@ print(tuple(out.type0.shape), tuple(out.type1.shape))
 # | LAMMPS | `mace_create_lammps_model`, ML-IAP or `pair_style mace` | `pair_style nequip` | `clients.lammps.connect(…)`, `fix external` |
 # | dtype | `--default_dtype float64` | `default_dtype` | `EquiformerCalculator(…, dtype=torch.float64)` |
 #
-# Units are eV and Å everywhere, and the stress is positive under tension, as ASE's. A MACE of invariants, L = 0 … 1, is nearest to `--num-degrees 2`; the default here
-# are degrees up to 3. Features of degree l are e3nn's real basis, without its parity where `--chiral` is given.
+# Units are eV and Å everywhere, and the stress is positive under tension, as ASE's. A MACE of invariants, L = 0 … 1,
+# is nearest to `--num-degrees 2`; the default here are degrees up to 3. Features of degree l are e3nn's real basis,
+# without its parity where `--chiral` is given.
 
 # %%
 from equiformer_pytorch import EquiformerPotential
@@ -74,13 +76,22 @@ print(sum(p.numel() for p in potential.parameters()), "parameters, gives", sorte
 # | `.aselmdb` data sets | `load_structures("data.aselmdb", …)`, with `pip install "equiformer-pytorch[lmdb]"` |
 # | fine-tuning by a configuration | `equiformer train --train … --checkpoint file.pt` |
 #
-# Files are read without fairchem, and nothing in them is run. What is exactly the same and what differs: [Published models](../published_models.md).
+# Files are read without fairchem, and nothing in them is run. What is exactly the same and what differs: [Published
+# models](../published_models.md).
 
 # %%
 from equiformer_pytorch import ESCNMD
 
 model = ESCNMD(
-    sphere_channels=16, hidden_channels=16, edge_channels=16, num_layers=1, lmax=2, mmax=2, use_dataset_embedding=False
+    sphere_channels=16,
+    hidden_channels=16,
+    edge_channels=16,
+    num_layers=1,
+    lmax=2,
+    mmax=2,
+    use_dataset_embedding=False,
+    regress_forces=True,
+    direct_forces=False,
 )
 water = {"atomic_numbers": torch.tensor([8, 1, 1]), "pos": torch.tensor([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])}
-print({name: tuple(x.shape) for name, x in model(**water, forces=True).items()})
+print({name: tuple(x.shape) for name, x in model(**water).items()})

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Denoise a backbone
 #
-# Noise of 1 Å is put on the backbone of a protein, and an `Equiformer` learns to say, for each atom, which way it was moved: one vector per point. This is
-# `python denoise.py`, in small and by hand: eighty steps on the forty real chains that the repository ships. The pieces are those of
-# `examples/denoising`.
+# Noise of 1 Å is put on the backbone of a protein, and an `Equiformer` learns to say, for each atom, which way it was
+# moved: one vector per point. This is `python denoise.py`, in small and by hand: eighty steps on the forty real
+# chains that the repository ships. The pieces are those of `examples/denoising`.
 
 # %%
 import matplotlib.pyplot as plt
@@ -26,17 +26,23 @@ print(len(splits.train), "chains to train on,", len(splits.test), "to test on")
 # %% tags=["hide-input"]
 def as_atoms(chain, coords):
     symbols = [ATOMS[token % len(ATOMS)][0] for token in chain.tokens.tolist()]
-    return Atoms([s for s, there in zip(symbols, chain.mask.tolist()) if there], coords[chain.mask].numpy())
+    return Atoms(
+        [s for s, there in zip(symbols, chain.mask.tolist(), strict=True) if there], coords[chain.mask].numpy()
+    )
 
 
 chain = some_chains(splits.test, 1)[0]
-Turnable(as_atoms(chain, chain.coords), f"Backbone of {chain.name}, a chain that is not trained on: N, CA and C of each residue")
+Turnable(
+    as_atoms(chain, chain.coords),
+    f"Backbone of {chain.name}, a chain that is not trained on: N, CA and C of each residue",
+)
 
 # %% [markdown]
 # ## The model
 #
-# `BackboneDenoiser` is an `Equiformer` with `reduce_dim_out=True`, whose `type1` is the displacement of each point. A point attends to those within nine atoms
-# along the chain, by an adjacency matrix, and to the eight nearest others; how far apart two points are along the chain is a feature of their edge.
+# `BackboneDenoiser` is an `Equiformer` with `reduce_dim_out=True`, whose `type1` is the displacement of each point. A
+# point attends to those within nine atoms along the chain, by an adjacency matrix, and to the eight nearest others;
+# how far apart two points are along the chain is a feature of their edge.
 
 # %%
 model = BackboneDenoiser(NUM_TOKENS, dim=(16, 8, 4), depth=2, heads=2, dim_head=8, neighbors=8, chain_reach=9)
@@ -45,8 +51,9 @@ print(sum(p.numel() for p in model.parameters()), "parameters")
 # %% [markdown]
 # ## The loss
 #
-# The share of the noise's variance that is left, $|\epsilon + f(x + \epsilon)|^2 / |\epsilon|^2$: one for a model that does nothing.
-# `SampleStream` draws crops of 32 residues and noise, such that sample $k$ depends on $k$ alone; so runs can be resumed exactly.
+# The share of the noise's variance that is left, $|\epsilon + f(x + \epsilon)|^2 / |\epsilon|^2$: one for a model
+# that does nothing. `SampleStream` draws crops of 32 residues and noise, such that sample $k$ depends on $k$ alone;
+# so runs can be resumed exactly.
 
 # %%
 STEPS, BATCH = 80, 2
@@ -97,5 +104,6 @@ denoised = noised + predictors["Equiformer, 80 steps"](chain, noised)
 Turnable(as_atoms(chain, denoised), f"{chain.name} after the network")
 
 # %% [markdown]
-# The whole run, 1200 steps of a wider network, takes five minutes and leaves 0.139: [the example](../guide/denoising.md). With a noise level as `condition` and
-# many small steps the same network generates backbones.
+# The whole run, 1200 steps of a wider network, takes five minutes and leaves 0.139: [the
+# example](../guide/denoising.md). With a noise level as `condition` and many small steps the same network generates
+# backbones.

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Fine-tune a published checkpoint, relax a crystal
 #
-# Published files of EquiformerV2 and V3 are read as they are; `load_potential` tells from the file which network it holds. They are gigabytes, and of their
-# authors: so this page, which runs wherever it is built, makes a small file of the same kind to begin with. Put the path of yours in its place.
+# Published files of EquiformerV2 and V3 are read as they are; `load_potential` tells from the file which network it
+# holds. They are gigabytes, and of their authors: so this page, which runs wherever it is built, makes a small file
+# of the same kind to begin with. Put the path of yours in its place.
 
 # %%
 from pathlib import Path
@@ -31,7 +32,9 @@ from equiformer_pytorch.atoms import (
 
 torch.manual_seed(0)
 folder = Path(mkdtemp())
-small = dict(num_layers=1, num_channels=16, attn_hidden_channels=8, num_heads=2, attn_value_channels=8, edge_channels=16)
+small = dict(
+    num_layers=1, num_channels=16, attn_hidden_channels=8, num_heads=2, attn_value_channels=8, edge_channels=16
+)
 small |= dict(lmax=2, attn_grid_resolution_list=[8, 8], ffn_grid_resolution_list=[8, 8], num_radial_basis=16)
 EquiformerV3(**small, max_radius=4.5, direct_prediction=False, regress_stress=True).save(folder / "published.pt")
 
@@ -55,8 +58,9 @@ write(folder / "copper.xyz", frames)
 # %% [markdown]
 # ## Fine-tune
 #
-# On the command line this is one line, `equiformer train --train copper.xyz --checkpoint published.pt --lr 2e-4`; in Python, a loop. The zero of your energies may
-# be another: `refit_references` shifts the reference energies of the elements to fit, and leaves all else as it was learned.
+# On the command line this is one line, `equiformer train --train copper.xyz --checkpoint published.pt --lr 2e-4`; in
+# Python, a loop. The zero of your energies may be another: `refit_references` shifts the reference energies of the
+# elements to fit, and leaves all else as it was learned.
 
 # %%
 model = load_potential(folder / "published.pt")
@@ -83,7 +87,9 @@ while len(errors) < STEPS:
 model.eval().save(folder / "fine-tuned.pt")
 
 figure, axes = plt.subplots()
-for values, label in zip(np.array(errors).T, ("energy / eV per atom", "forces / eV Å⁻¹", "stress / eV Å⁻³"), strict=True):
+for values, label in zip(
+    np.array(errors).T, ("energy / eV per atom", "forces / eV Å⁻¹", "stress / eV Å⁻³"), strict=True
+):
     axes.plot(values, label=label)
 axes.set(xlabel="step", ylabel="mean absolute error", yscale="log")
 axes.legend()
@@ -109,5 +115,5 @@ print(f"cell {np.round(atoms.cell.lengths(), 3)} Å, EMT {np.round(reference.cel
 Turnable(atoms.repeat(2), "Relaxed copper, eight cells")
 
 # %% [markdown]
-# With a published file: `EquiformerV3.from_checkpoint(path)`, or `ESCNMD.from_checkpoint(path, task="omat")` for eSEN and UMA, is the calculator's argument, and
-# nothing else changes: [Published networks](../guide/published.md).
+# With a published file: `EquiformerV3.from_checkpoint(path)`, or `ESCNMD.from_checkpoint(path, task="omat")` for eSEN
+# and UMA, is the calculator's argument, and nothing else changes: [Published networks](../guide/published.md).

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # First model, and what equivariance means
 #
-# An `Equiformer` takes features and coordinates of points and gives back, for every point, numbers that do not change when the structure is turned
-# (degree 0) and vectors that turn with it (degree 1). No data augmentation is needed for it, and no training: it holds for random weights.
+# An `Equiformer` takes features and coordinates of points and gives back, for every point, numbers that do not change
+# when the structure is turned (degree 0) and vectors that turn with it (degree 1). No data augmentation is needed for
+# it, and no training: it holds for random weights.
 
 # %%
 import matplotlib.pyplot as plt
@@ -37,8 +38,8 @@ print("type1", tuple(out.type1.shape), "one vector for each atom")
 # %% [markdown]
 # ## Turn it
 #
-# $R$ is a rotation. Rows are vectors, so the turned structure is `coors @ R.T`. The numbers stay, and the vectors of the turned structure are the turned
-# vectors:
+# $R$ is a rotation. Rows are vectors, so the turned structure is `coors @ R.T`. The numbers stay, and the vectors of
+# the turned structure are the turned vectors:
 #
 # $$f_0(x R^T) = f_0(x), \qquad f_1(x R^T) = f_1(x)\,R^T .$$
 
@@ -68,18 +69,21 @@ panel(right, coors @ R.T, out.type1 @ R.T, "f(x) Rᵀ: ask, then turn")
 plt.show()
 
 # %% [markdown]
-# The middle and the right picture are the same: that is equivariance. The arrows are what an untrained network says, seen along z.
+# The middle and the right picture are the same: that is equivariance. The arrows are what an untrained network says,
+# seen along z.
 #
 # ## Measure it
 #
-# {mod}`equiformer_pytorch.testing` turns, shifts and reorders a structure, and gives the largest relative deviation; `assert_equivariant` is for tests.
+# {mod}`equiformer_pytorch.testing` turns, shifts and reorders a structure, and gives the largest relative deviation;
+# `assert_equivariant` is for tests.
 
 # %%
 for transformation, errors in equivariance_errors(model, {"inputs": tokens, "coors": coors}).items():
     print(f"{transformation:12s}", ", ".join(f"{name}: {error:.1e}" for name, error in errors.items()))
 
 # %% [markdown]
-# These are rounding errors of float32. A network that is not built this way has to learn each orientation from examples:
+# These are rounding errors of float32. A network that is not built this way has to learn each orientation from
+# examples:
 
 # %%
 plain = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.SiLU(), torch.nn.Linear(64, 3))
@@ -88,4 +92,5 @@ with torch.no_grad():
     print(f"a plain network is off by {deviation.abs().max() / plain(coors).abs().max():.0%} of its largest output")
 
 # %% [markdown]
-# **Next:** [train one](denoise.py), or read [why it holds](../theory/features.py). All that a call takes: [Features on points](../guide/points.md).
+# **Next:** [train one](denoise.py), or read [why it holds](../theory/features.py). All that a call takes: [Features
+# on points](../guide/points.md).

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A property of molecules: numbers, vectors, tensors
 #
-# What turns along with a molecule is read out of features of that degree: a number of degree 0, a dipole of degree 1, the traceless part of a polarizability of
-# degree 2. `EquiformerPotential` takes them as targets by name. The molecules are the few of QM9 that the repository ships for tests; `python -m examples.qm9` learns
-# from all of them.
+# What turns along with a molecule is read out of features of that degree: a number of degree 0, a dipole of degree 1,
+# the traceless part of a polarizability of degree 2. `EquiformerPotential` takes them as targets by name. The
+# molecules are the few of QM9 that the repository ships for tests; `python -m examples.qm9` learns from all of them.
 
 # %%
 from pathlib import Path
@@ -28,7 +28,10 @@ print(len(molecules), "molecules,", len(split.train), "to train on")
 
 # %% tags=["remove-input"]
 some = molecules.atoms(split.test[0])
-Turnable(Atoms(molecules.numbers[some].numpy(), molecules.pos[some].numpy()), f"QM9, molecule {int(molecules.index[split.test[0]])}")
+Turnable(
+    Atoms(molecules.numbers[some].numpy(), molecules.pos[some].numpy()),
+    f"QM9, molecule {int(molecules.index[split.test[0]])}",
+)
 
 # %% [markdown]
 # ## Targets of a potential
@@ -44,13 +47,15 @@ print({name: tuple(x.shape) for name, x in out.items()})
 assert_equivariant(potential, {"atomic_numbers": numbers, "pos": pos}, under=("rotation", "reflection", "permutation"))
 
 # %% [markdown]
-# Turned and mirrored molecules have turned and mirrored dipoles; that is what the last line checks. Labels of your own come from files:
-# `load_structures("all.db", cutoff=4.0, targets=targets)`, or `equiformer train --targets dipole=1 charges=0:atom`.
+# Turned and mirrored molecules have turned and mirrored dipoles; that is what the last line checks. Labels of your
+# own come from files: `load_structures("all.db", cutoff=4.0, targets=targets)`, or `equiformer train --targets
+# dipole=1 charges=0:atom`.
 #
 # ## Three properties of QM9
 #
-# `MoleculeProperty` of the example reads out sums (energies), lengths of vectors (QM9 has $|\mu|$ alone) and symmetric tensors. Of the polarizability tensor the
-# file does not tell which way the axes point, so an error is that of the nearest of four candidates: [why](../accuracy.md).
+# `MoleculeProperty` of the example reads out sums (energies), lengths of vectors (QM9 has $|\mu|$ alone) and
+# symmetric tensors. Of the polarizability tensor the file does not tell which way the axes point, so an error is that
+# of the nearest of four candidates: [why](../accuracy.md).
 
 # %%
 CUTOFF, STEPS = 3.2, 100
@@ -88,8 +93,11 @@ for axes, (name, kind, unit) in zip(
     axes.scatter(true, found, s=8, alpha=0.6)
     axes.axline((true.mean(), true.mean()), slope=1, color="grey", linewidth=0.8)
     axes.set(title=f"{name} / {unit}", xlabel="QM9", ylabel="found" if name == "u0" else None)
-    print(f"{name:7s} mean absolute error {abs(found - true).mean():.3f} {unit}; the fit before training leaves {before:.3f}")
+    print(
+        f"{name:7s} mean absolute error {abs(found - true).mean():.3f} {unit}; the fit before training leaves {before:.3f}"
+    )
 plt.show()
 
 # %% [markdown]
-# Two hundred molecules and a hundred steps are for looking at; what a longer training gives, beside PaiNN: [Accuracy on QM9](../accuracy.md).
+# Two hundred molecules and a hundred steps are for looking at; what a longer training gives, beside PaiNN: [Accuracy
+# on QM9](../accuracy.md).

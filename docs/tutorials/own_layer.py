@@ -1,10 +1,12 @@
 # %% [markdown]
 # # Your own layer on the engine, tested
 #
-# Everything of this package that works on edges is a few functions: turn features into the frames of the edges, multiply there, turn back, sum. A layer of your
-# own takes the same pieces, and `equiformer_pytorch.testing` holds it to what it must do.
+# Everything of this package that works on edges is a few functions: turn features into the frames of the edges,
+# multiply there, turn back, sum. A layer of your own takes the same pieces, and `equiformer_pytorch.testing` holds it
+# to what it must do.
 #
-# As an example, a convolution whose messages are damped by their own size: $m_{ij} ← m_{ij} / (1 + |m_{ij}|)$ per degree and channel, summed over the neighbours.
+# As an example, a convolution whose messages are damped by their own size: $m_{ij} ← m_{ij} / (1 + |m_{ij}|)$ per
+# degree and channel, summed over the neighbours.
 
 # %%
 import torch
@@ -31,8 +33,9 @@ print(fiber.width, "columns;", [tuple(part.shape) for part in fiber.split(torch.
 # %% [markdown]
 # ## The layer
 #
-# `gather_rotate` adds a feature of each end of an edge and turns the sum into the frame of the edge, where `SO2Linear` is all that an equivariant linear map can be.
-# `rotate_out` turns back. The message is then a feature like any other: what may be done to it is what treats all directions alike, such as scaling by a length.
+# `gather_rotate` adds a feature of each end of an edge and turns the sum into the frame of the edge, where
+# `SO2Linear` is all that an equivariant linear map can be. `rotate_out` turns back. The message is then a feature
+# like any other: what may be done to it is what treats all directions alike, such as scaling by a length.
 
 
 # %%
@@ -71,8 +74,8 @@ class DampedConvolution(nn.Module):
 # %% [markdown]
 # ## From coordinates to a graph
 #
-# All that a layer knows of a structure is an `EdgeGraph`: senders, receivers, the rotation into each edge's frame, an embedding of its length, and the envelope, which
-# fades neighbours out towards the cutoff.
+# All that a layer knows of a structure is an `EdgeGraph`: senders, receivers, the rotation into each edge's frame, an
+# embedding of its length, and the envelope, which fades neighbours out towards the cutoff.
 
 
 # %%
@@ -114,7 +117,8 @@ print(tuple(model(**points).shape))
 # %% [markdown]
 # ## Test it
 #
-# Say how the tensors behave that are not this package's own: `x` and the result are features of the fiber. `coors` is known by name.
+# Say how the tensors behave that are not this package's own: `x` and the result are features of the fiber. `coors` is
+# known by name.
 
 # %%
 role = Role.of_fiber(fiber)
@@ -145,4 +149,5 @@ except AssertionError as error:
     print(error)
 
 # %% [markdown]
-# How the shipped layers look: `layers/` and `ops/` in the [reference](../reference/engine.md). What a kernel can take over: `ops/dispatch.py`.
+# How the shipped layers look: `layers/` and `ops/` in the [reference](../reference/engine.md). What a kernel can take
+# over: `ops/dispatch.py`.

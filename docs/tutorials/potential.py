@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Train a potential on your own extxyz
 #
-# From a file of structures with energies and forces to dynamics. Here the file is made on the spot: clusters of copper and gold, labelled by ASE's EMT, so that
-# the page runs anywhere. Yours may come from any program that ASE reads.
+# From a file of structures with energies and forces to dynamics. Here the file is made on the spot: clusters of
+# copper and gold, labelled by ASE's EMT, so that the page runs anywhere. Yours may come from any program that ASE
+# reads.
 
 # %%
 import subprocess
@@ -49,8 +50,9 @@ Turnable(frames[150], "One of the clusters: copper, with gold")
 # %% [markdown]
 # ## Train
 #
-# One command. It takes whatever labels there are, fits reference energies, keeps a share to validate on, and goes on exactly where it was killed
-# (`equiformer train --resume`). Small numbers here, to be done in seconds; leave them out for a model that is worth something.
+# One command. It takes whatever labels there are, fits reference energies, keeps a share to validate on, and goes on
+# exactly where it was killed (`equiformer train --resume`). Small numbers here, to be done in seconds; leave them out
+# for a model that is worth something.
 
 # %%
 command = f"""equiformer train --train {folder}/clusters.xyz --valid 0.1 --test {folder}/held-out.xyz
@@ -87,8 +89,8 @@ print(f"RMSE {1000 * np.sqrt(np.mean((found - true) ** 2)):.0f} meV/Å of {1000 
 # %% [markdown]
 # ## Run dynamics
 #
-# Forces are the exact derivative of the energy, and nothing jumps at the cutoff; so the total energy is conserved, whether or not the potential is good.
-# float64, since rounding of float32 is noise on the forces.
+# Forces are the exact derivative of the energy, and nothing jumps at the cutoff; so the total energy is conserved,
+# whether or not the potential is good. float64, since rounding of float32 is noise on the forces.
 
 # %%
 atoms = held_out[0].copy()
@@ -115,5 +117,5 @@ print(f"total energy spreads by {np.std(total):.3f} meV per atom, kinetic energy
 Turnable(atoms, "The cluster after 1.2 ps")
 
 # %% [markdown]
-# LAMMPS, OpenMM, i-PI and others run with the same file: [Programs](../programs.md). How well a potential learns with more than seconds of training, beside MACE:
-# [Potentials](../potentials.md).
+# LAMMPS, OpenMM, i-PI and others run with the same file: [Programs](../programs.md). How well a potential learns with
+# more than seconds of training, beside MACE: [Potentials](../potentials.md).

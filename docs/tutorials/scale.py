@@ -5,9 +5,9 @@
 #
 # ## Several GPUs
 #
-# Models are plain modules, so `DistributedDataParallel`, accelerate and Lightning take them as they are. The programs of this package run on accelerate:
-# `accelerate launch denoise.py`, `accelerate launch -m equiformer_pytorch.cli train …`, or `torchrun --nproc-per-node 2 …`. By hand, two processes with half of a batch
-# each:
+# Models are plain modules, so `DistributedDataParallel`, accelerate and Lightning take them as they are. The programs
+# of this package run on accelerate: `accelerate launch denoise.py`, `accelerate launch -m equiformer_pytorch.cli
+# train …`, or `torchrun --nproc-per-node 2 …`. By hand, two processes with half of a batch each:
 
 # %%
 import subprocess
@@ -45,7 +45,8 @@ print(subprocess.run(launch, capture_output=True, text=True, check=True).stdout)
 # %% [markdown]
 # ## Mixed precision
 #
-# Under autocast geometry stays in float32 at least: distances, rotations, envelopes, norms. What is rounded is the features.
+# Under autocast geometry stays in float32 at least: distances, rotations, envelopes, norms. What is rounded is the
+# features.
 
 # %%
 from equiformer_pytorch import Equiformer
@@ -70,8 +71,9 @@ for name, function in (("float32", model), ("bfloat16", mixed)):
 #
 # ## Compilation
 #
-# `model.layers.compile(fullgraph=True)` compiles the layers as one graph; published models compile as a whole. What compiles for what is a
-# [table](../potentials.md#compilation). Inductor takes a minute or more for a small model; here is the backend that only traces, to show that the numbers stay.
+# `model.layers.compile(fullgraph=True)` compiles the layers as one graph; published models compile as a whole. What
+# compiles for what is a [table](../potentials.md#compilation). Inductor takes a minute or more for a small model;
+# here is the backend that only traces, to show that the numbers stay.
 
 # %%
 with torch.no_grad():
@@ -83,8 +85,9 @@ print(f"compiled: type1 differs by {(compiled.type1 - plain.type1).abs().max():.
 # %% [markdown]
 # ## Export
 #
-# `export_potential` makes one program of torch of a potential with its derivatives, for any number of structures, atoms and edges, which runs where this package is not
-# installed; `torch._inductor.aoti_compile_and_package` compiles it ahead of time, for C++ too.
+# `export_potential` makes one program of torch of a potential with its derivatives, for any number of structures,
+# atoms and edges, which runs where this package is not installed; `torch._inductor.aoti_compile_and_package` compiles
+# it ahead of time, for C++ too.
 
 # %%
 from equiformer_pytorch import EquiformerPotential
@@ -106,5 +109,6 @@ print(f"forces differ by {(out['forces'] - expected['forces']).abs().max():.0e} 
 # %% [markdown]
 # ## Large structures
 #
-# Nothing to set: above 1024 points neighbours are searched by cells, and work on edges is done in pieces where it would be large. In inner loops,
-# `unchecked_values(most_neighbors=…)` lets nothing wait for the device: [Large structures](../guide/points.md#large-structures-compilation).
+# Nothing to set: above 1024 points neighbours are searched by cells, and work on edges is done in pieces where it
+# would be large. In inner loops, `unchecked_values(most_neighbors=…)` lets nothing wait for the device: [Large
+# structures](../guide/points.md#large-structures-compilation).

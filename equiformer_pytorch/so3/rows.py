@@ -39,7 +39,7 @@ def rescale(degree: int, max_order: int) -> float:
 def rescaled_rows(
     max_degree: int, max_order: int, used: int, low: int = 0, high: int | None = None
 ) -> Float64[Tensor, " rows"]:
-    """:func:`rescale` of the order-major rows with `|m|` ≤ `max_order` of degrees ``low … high − 1``, where orders up to
+    """:func:`rescale` of order-major rows with `|m|` ≤ `max_order` of degrees ``low … high − 1``, where orders up to
     `used` are in use."""
     kept = range(low, max_degree + 1 if high is None else high)
     rows = [degree for degree, _ in order_major_rows(max_degree, max_order) if degree in kept]

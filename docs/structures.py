@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from ase.neighborlist import natural_cutoffs, neighbor_list
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 BOND = "#8a8f98"  # seen on white and on black
@@ -24,10 +25,12 @@ class Turnable:
 
     atoms: Atoms
     caption: str
+    chain: bool = False
+    """Each atom is bonded to the next, however far away: a backbone. Otherwise by distance."""
 
     def _repr_html_(self) -> str:
-        picture = b64encode(draw(self.atoms)).decode()
-        data = json.dumps({"xyz": xyz(self.atoms), "cell": cell_edges(self.atoms)})
+        picture = b64encode(draw(self.atoms, self.chain)).decode()
+        data = json.dumps({"xyz": xyz(self.atoms), "cell": cell_edges(self.atoms), "chain": self.chain})
         caption = html.escape(self.caption)
         return (
             f'<figure class="structure"><div class="stage"><img alt="{caption}"'
@@ -60,20 +63,24 @@ def cell_edges(atoms: Atoms) -> list[list[dict[str, float]]]:
     return found
 
 
-def draw(atoms: Atoms) -> bytes:
-    """An SVG: balls and sticks, seen from where the structure is widest, what is far first."""
+def draw(atoms: Atoms, chain: bool) -> bytes:
+    """An SVG: balls and sticks, or a chain from blue to red, from where the structure is widest, what is far first."""
     view = np.linalg.svd(atoms.positions - atoms.positions.mean(0), full_matrices=False)[2]
     points = (atoms.positions - atoms.positions.mean(0)) @ view.T
     figure = Figure(figsize=(7, 4), layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
     open_atoms = Atoms(atoms.numbers, atoms.positions)  # bonds to images are not drawn
-    for i, j in zip(*neighbor_list("ij", open_atoms, natural_cutoffs(open_atoms, mult=1.1)), strict=True):
-        if i < j:
-            axes.plot(*points[[i, j], :2].T, color=BOND, linewidth=3, zorder=points[[i, j], 2].mean())
+    bonds = [(i, i + 1) for i in range(len(atoms) - 1)]
+    if not chain:
+        pairs = zip(*neighbor_list("ij", open_atoms, natural_cutoffs(open_atoms, mult=1.1)), strict=True)
+        bonds = [(i, j) for i, j in pairs if i < j]
+    for number, (i, j) in enumerate(bonds):
+        colour = colormaps["turbo"](0.1 + 0.8 * number / len(bonds)) if chain else BOND
+        axes.plot(*points[[i, j], :2].T, color=colour, linewidth=3, zorder=points[[i, j], 2].mean())
     for ends in cell_edges(atoms):
         line = np.array([[end[axis] for axis in "xyz"] for end in ends])
         axes.plot(*((line - atoms.positions.mean(0)) @ view.T)[:, :2].T, color=BOND, linewidth=0.8)
-    for number, (x, y, z) in zip(atoms.numbers, points, strict=True):
+    for number, (x, y, z) in () if chain else zip(atoms.numbers, points, strict=True):
         size = 320 * covalent_radii[number] * min(1.0, 40 / len(atoms))
         axes.scatter(x, y, s=size, color=jmol_colors[number], edgecolors=BOND, linewidths=0.8, zorder=z + 0.1)
     axes.set_aspect("equal")

@@ -30,7 +30,7 @@ def named() -> list[str]:
         for kind, name in re.findall(r"\.\. (\w+):: (\S+)", page.read_text(encoding="utf-8")):
             if kind in ("module", "currentmodule"):
                 module = name
-            elif kind in ("autoclass", "autofunction", "autodata", "autoexception"):
+            elif kind in ("autoclass", "autofunction", "data", "autoexception"):
                 found.append(name if name.startswith("equiformer_pytorch.") else f"{module}.{name}")
     return found
 

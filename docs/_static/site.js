@@ -29,15 +29,27 @@ function hasWebGL() {
 
 function turn(figure) {
   const stage = figure.querySelector(".stage");
-  const { xyz, cell } = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
+  const { xyz, cell, chain } = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
   const canvas = document.createElement("div");
   canvas.style.cssText = "position:absolute;inset:0";
   stage.append(canvas);
   const viewer = $3Dmol.createViewer(canvas, { backgroundAlpha: 0 });
   viewer.addModel(xyz, "xyz");
-  viewer.setStyle({}, { stick: { radius: 0.13 }, sphere: { scale: 0.25 } });
+  if (chain) {
+    viewer.setStyle({}, {});
+    const atoms = viewer.selectedAtoms({});
+    atoms.slice(1).forEach((end, i) => {
+      const color = `hsl(${Math.round(230 * (1 - i / atoms.length))}, 65%, 50%)`;
+      viewer.addCylinder({ start: atoms[i], end, radius: 0.3, fromCap: 2, toCap: 2, color });
+    });
+  } else {
+    viewer.setStyle({}, { stick: { radius: 0.13 }, sphere: { scale: 0.25 } });
+  }
   for (const [start, end] of cell) viewer.addLine({ start, end, color: "gray" });
   viewer.zoomTo();
+  viewer.rotate(25, "y");
+  viewer.rotate(15, "x");
+  viewer.zoom(1.25);
   viewer.render();
   stage.querySelector("img").hidden = true;
   stage.classList.add("turnable");

@@ -35,7 +35,7 @@ for (dtype, errors), limit, colour in zip(found.items(), (1e-5, 1e-11), ("C0", "
     axes.semilogy(degrees, errors, "o-", color=colour, label=str(dtype).removeprefix("torch."))
     axes.axhline(limit, color=colour, linewidth=0.8, linestyle=":")
 axes.set(xlabel="highest degree", ylabel="largest relative deviation\nunder rotation", ylim=(1e-17, 1e-3))
-axes.legend()
+axes.legend(loc="center right")
 plt.show()
 
 # %% [markdown]

@@ -8,7 +8,7 @@
 #
 # Degree 0 is a number that stays. Degree 1 is a vector, $D_1(R) = R$, in the order (x, y, z). Degree 2 is a traceless
 # symmetric matrix, written as five numbers. The components of degree $l$ are coefficients of the spherical harmonics
-# $Y_{lm}$, $m = -l \dots l$: functions on a sphere, here along the three axes of colour.
+# $Y_{lm}$, $m = -l \dots l$: functions on a sphere, here red where positive, blue where negative.
 
 # %% tags=["hide-input"]
 import math

@@ -53,7 +53,7 @@ plt.show()
 # poles, where their derivatives, and with them the forces, are infinite or cut off. Here it is the half-turn about $n
 # = (\hat r + \hat y)/|\hat r + \hat y|$. Its Wigner matrix is an even polynomial of $n$, so there is no arccos and no
 # pole; and where $\hat r_y < 0$, a half-turn about x comes first, which keeps $|\hat r + \hat y|$ from zero. The plot
-# shows how fast a frame moves as the edge sweeps from $+y$ to $-y$ by 1 radian:
+# shows how fast the frame turns beside the direction of the edge, for edges from $+y$ to $-y$ that move sideways:
 
 # %% tags=["hide-input"]
 from equiformer_pytorch.graph.frames import EdgeFrames

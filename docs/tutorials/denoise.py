@@ -97,11 +97,11 @@ for name, predictor in predictors.items():
 
 # %% tags=["remove-input"]
 noised = chain.coords + fixed_noise(chain, NOISE)
-Turnable(as_atoms(chain, noised), f"{chain.name} with 1 Å of noise")
+Turnable(as_atoms(chain, noised), f"{chain.name} with 1 Å of noise", chain=True)
 
 # %% tags=["remove-input"]
 denoised = noised + predictors["Equiformer, 80 steps"](chain, noised)
-Turnable(as_atoms(chain, denoised), f"{chain.name} after the network")
+Turnable(as_atoms(chain, denoised), f"{chain.name} after the network", chain=True)
 
 # %% [markdown]
 # The whole run, 1200 steps of a wider network, takes five minutes and leaves 0.139: [the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections import Counter
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "equiformer_pytorch"
@@ -41,9 +40,9 @@ WIDTH, HEIGHT, GAP, STEP, LEFT = 220, 40, 24, 78, 150
 ROOMS = [room for floor in FLOORS for room in floor]
 
 
-def imports() -> Counter[tuple[str, str]]:
-    """How many modules of a room import from another: (importing, imported)."""
-    found: Counter[tuple[str, str]] = Counter()
+def imports() -> set[tuple[str, str]]:
+    """Pairs of rooms: (importing, imported)."""
+    found = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         room = path.relative_to(PACKAGE).parts[0]
         if room not in ROOMS:
@@ -52,7 +51,7 @@ def imports() -> Counter[tuple[str, str]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("equiformer_pytorch."):
                 named.add((node.module or "").split(".")[1])
-        found.update((room, other) for other in named if other in ROOMS and other != room)
+        found |= {(room, other) for other in named if other in ROOMS and other != room}
     return found
 
 
@@ -67,7 +66,7 @@ def places() -> dict[str, tuple[float, float]]:
 
 
 def picture() -> str:
-    """The SVG: an arrow from each room to those that it imports from, wider where more modules do."""
+    """The SVG: an arrow from each room to those that it imports from."""
     at, arrows = places(), imports()
     height = 60 + (len(FLOORS) - 1) * STEP
     lines = [
@@ -78,10 +77,9 @@ def picture() -> str:
         ' markerUnits="userSpaceOnUse"><path d="M0 0 8 4 0 8z" fill="#7a808a"/></marker></defs>',
     ]
     level = {room: index for index, floor in enumerate(FLOORS) for room in floor}
-    for (upper, lower), modules in sorted(arrows.items()):
+    for upper, lower in sorted(arrows):
         (x0, y0), (x1, y1) = at[upper], at[lower]
         floors = level[upper] - level[lower]
-        width = 0.8 + 0.12 * min(modules, 20)
         if floors == 1:
             path = f"M{x0:g} {y0 + HEIGHT / 2:g} L{x1:g} {y1 - HEIGHT / 2 - 2:g}"
         else:
@@ -91,8 +89,8 @@ def picture() -> str:
             bend = (max(start, end) if side > 0 else min(start, end)) + side * 26 * floors**0.75
             path = f"M{start:g} {y0:g} C{bend:g} {y0:g} {bend:g} {y1:g} {end:g} {y1:g}"
         lines.append(
-            f'<path d="{path}" fill="none" stroke="#7a808a" stroke-opacity="0.55" stroke-width="{width:.2f}"'
-            f' marker-end="url(#tip)"><title>{upper} imports from {lower} in {modules} modules</title></path>'
+            f'<path d="{path}" fill="none" stroke="#7a808a" stroke-opacity="0.55" stroke-width="1.5"'
+            f' marker-end="url(#tip)"><title>{upper} imports from {lower}</title></path>'
         )
     for room, (x, y) in at.items():
         lines.append(

@@ -35,6 +35,7 @@ chain = some_chains(splits.test, 1)[0]
 Turnable(
     as_atoms(chain, chain.coords),
     f"Backbone of {chain.name}, a chain that is not trained on: N, CA and C of each residue",
+    chain=True,
 )
 
 # %% [markdown]

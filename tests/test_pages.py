@@ -74,6 +74,8 @@ def published_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MolecularDynamics, "run", lambda self, steps: follow(self, min(steps, 3)))
 
 
+# What torch says of its own parts.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 @pytest.mark.usefixtures("published_files")
 @pytest.mark.parametrize(
     ("page", "line", "code"), [pytest.param(*block, id=f"{block[0]}-line-{block[1]}") for block in blocks()]

@@ -67,12 +67,15 @@ def draw(atoms: Atoms, chain: bool) -> bytes:
     """An SVG: balls and sticks, or a chain from blue to red, from where the structure is widest, what is far first."""
     view = np.linalg.svd(atoms.positions - atoms.positions.mean(0), full_matrices=False)[2]
     points = (atoms.positions - atoms.positions.mean(0)) @ view.T
-    figure = Figure(figsize=(7, 4), layout="none")
+    figure = Figure(figsize=(7, 4))
+    figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     open_atoms = Atoms(atoms.numbers, atoms.positions)  # bonds to images are not drawn
     bonds = [(i, i + 1) for i in range(len(atoms) - 1)]
     if not chain:
-        pairs = zip(*neighbor_list("ij", open_atoms, natural_cutoffs(open_atoms, mult=1.1)), strict=True)
+        pairs = zip(
+            *neighbor_list("ij", open_atoms, [1.1 * radius for radius in natural_cutoffs(open_atoms)]), strict=True
+        )
         bonds = [(i, j) for i, j in pairs if i < j]
     for number, (i, j) in enumerate(bonds):
         colour = colormaps["turbo"](0.1 + 0.8 * number / len(bonds)) if chain else BOND

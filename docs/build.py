@@ -92,7 +92,7 @@ def write_versions(site: Path) -> None:
     names = sorted((path.parent.name for path in site.glob("*/objects.inv")), key=order)
     releases = [name for name in names if name != NEXT]
     (site / "versions.js").write_text(f"window.SITE_VERSIONS = {json.dumps(names[::-1])};\n")
-    first = [*releases, NEXT][-1] if not releases else releases[-1]
+    first = releases[-1] if releases else NEXT
     (site / "index.html").write_text(
         f'<!doctype html><meta charset="utf-8"><title>equiformer-pytorch</title>'
         f'<meta http-equiv="refresh" content="0; url={first}/index.html"><a href="{first}/index.html">{first}</a>\n'

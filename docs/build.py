@@ -62,24 +62,15 @@ def environment(name: str) -> dict[str, str]:
     }
 
 
-def sphinx(builder: str, out: Path, doctrees: Path, *files: str) -> None:
+def run_sphinx(out: Path, doctrees: Path) -> None:
     """Runs it; SystemExit after a warning or an error."""
     from sphinx.cmd.build import build_main
 
-    arguments = ["-b", builder, "-W", "--keep-going", "-q", "-j", "2", "-d", str(doctrees), str(HERE), str(out), *files]
+    arguments = ["-b", "html", "-W", "--keep-going", "-q", "-j", "2", "-d", str(doctrees), str(HERE), str(out)]
     if code := build_main(arguments):
         for child in multiprocessing.active_children():  # that read other pages, and would be waited for
             child.kill()
         raise SystemExit(code)
-
-
-def write_single_text(out: Path, doctrees: Path) -> None:
-    """llms.txt: the whole reference as one text."""
-    pages = ["models", "atoms", "training", "commands", "clients", "testing", "rotations", "engine"]
-    text = BUILD / "text"
-    sphinx("text", text, doctrees, *(str(next((HERE / "reference").glob(f"{page}.*"))) for page in pages))
-    parts = [(text / "reference" / f"{page}.txt").read_text(encoding="utf-8") for page in pages]
-    (out / "llms.txt").write_text("\n\n".join(parts), encoding="utf-8")
 
 
 def order(name: str) -> tuple[bool, list[int]]:
@@ -115,8 +106,7 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     os.environ |= environment(name)
     fetch_scripts(BUILD / "scripts")
-    sphinx("html", out, doctrees)
-    write_single_text(out, doctrees)
+    run_sphinx(out, doctrees)
     write_versions(args.out)
     broken = broken_links(args.out, name)
     print("\n".join(broken) or f"{out / 'index.html'}: all is well")

@@ -10,6 +10,7 @@ import openmmml  # noqa: F401  # it imports our module for it, which it must not
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.builders.text import TextBuilder
 from sphinx.environment import BuildEnvironment
 
 from equiformer_pytorch import __version__
@@ -92,6 +93,24 @@ def by_last_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, found: 
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, found, name)
 
 
+def write_single_text(app: Sphinx, error: Exception | None) -> None:
+    """llms.txt: the whole reference as one text, in the order of its table of contents."""
+    if error is not None or app.builder.format != "html":
+        return
+    builder = TextBuilder(app, app.env)
+    builder.init()
+    pages = app.env.toctree_includes["reference/index"]
+    texts = []
+    for builder.current_docname in pages:
+        builder.secnumbers = {}
+        doctree = app.env.get_and_resolve_doctree(builder.current_docname, builder, tags=builder.tags)
+        visitor = builder.create_translator(doctree, builder)
+        doctree.walkabout(visitor)
+        texts.append(visitor.body)
+    (Path(app.outdir) / "llms.txt").write_text("\n\n".join(texts), encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls it."""
     app.connect("missing-reference", by_last_name)
+    app.connect("build-finished", write_single_text)

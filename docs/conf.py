@@ -93,6 +93,13 @@ def by_last_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, found: 
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, found, name)
 
 
+def without_source(app: Sphinx, env: BuildEnvironment) -> None:
+    """Modules in C, such as builtins: viewcode lists them, and writes no page that the list could lead to."""
+    modules = vars(env)["_viewcode_modules"]
+    for name in [name for name, source in modules.items() if not source]:
+        del modules[name]
+
+
 def write_single_text(app: Sphinx, error: Exception | None) -> None:
     """llms.txt: the whole reference as one text, in the order of its table of contents."""
     if error is not None or app.builder.format != "html":
@@ -113,4 +120,5 @@ def write_single_text(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Sphinx calls it."""
     app.connect("missing-reference", by_last_name)
+    app.connect("env-check-consistency", without_source)
     app.connect("build-finished", write_single_text)

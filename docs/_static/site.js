@@ -39,7 +39,8 @@ function turn(figure) {
     viewer.setStyle({}, {});
     const atoms = viewer.selectedAtoms({});
     atoms.slice(1).forEach((end, i) => {
-      const color = `hsl(${Math.round(230 * (1 - i / atoms.length))}, 65%, 50%)`;
+      const share = i / atoms.length; // from blue to red
+      const color = (Math.round(60 + 170 * share) << 16) | (90 << 8) | Math.round(220 - 150 * share);
       viewer.addCylinder({ start: atoms[i], end, radius: 0.3, fromCap: 2, toCap: 2, color });
     });
   } else {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openmmml  # noqa: F401  # it imports our module for it, which it must not find half imported
 from docutils import nodes
@@ -12,6 +12,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.builders.text import TextBuilder
 from sphinx.environment import BuildEnvironment
+from sphinx.writers.text import TextTranslator
 
 from equiformer_pytorch import __version__
 
@@ -111,7 +112,7 @@ def write_single_text(app: Sphinx, error: Exception | None) -> None:
     for builder.current_docname in pages:
         builder.secnumbers = {}
         doctree = app.env.get_and_resolve_doctree(builder.current_docname, builder, tags=builder.tags)
-        visitor = builder.create_translator(doctree, builder)
+        visitor = cast(TextTranslator, builder.create_translator(doctree, builder))
         doctree.walkabout(visitor)
         texts.append(visitor.body)
     (Path(app.outdir) / "llms.txt").write_text("\n\n".join(texts), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Measures the figures in README.md's table of promises: ``python -m docs.measure_promises``, from the root.
+"""Measures the figures in the table of docs/promises.md: ``python -m docs.measure_promises``, from the root.
 
 Everything on CPU, with small models whose parameters are all random: none stays at a special starting value.
 """

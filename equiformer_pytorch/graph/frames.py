@@ -109,7 +109,7 @@ def edge_lengths(vectors: Float[Tensor, "edges 3"]) -> tuple[Tensor, Tensor, Boo
 
 
 class EdgeFrames(ExactConstants):
-    r"""D of the rotation that carries each edge to y, rows with |m| ≤ `max_order`, and the length of each edge.
+    r"""D of the rotation that carries each edge to y, rows with `|m|` ≤ `max_order`, and the length of each edge.
 
     By default half-turns (:mod:`equiformer_pytorch.so3.wigner`): exact, without poles and never detached. A given
     frame R differs from them by a roll γ about the edge, D(R) = D_y(γ) D(half-turn): so R is met to rounding, and a

@@ -31,6 +31,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fiber_out[0])) if bias else None
 
     def forward(self, x: Float[Tensor, "points width_in"]) -> Float[Tensor, "points width_out"]:
+        """Features of `fiber_in` to features of `fiber_out`."""
         parts = [part @ weight for part, weight in zip(self.fiber_in.split(x), self.weights, strict=False)]
         if self.bias is not None:
             parts[0] = parts[0] + self.bias

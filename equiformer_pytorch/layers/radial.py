@@ -22,6 +22,7 @@ class Envelope(ExactConstants):
         self.constant("coefficients", triangular_numbers, exponent)
 
     def forward(self, distance: Float[Tensor, " edges"], cutoff: float) -> Float[Tensor, " edges"]:
+        """Weights between one and zero, in the dtype of the distances, which have the unit of the cutoff."""
         x = (distance / cutoff).clamp(max=1)
         *coefficients, polynomial = self.cast("coefficients", x.dtype).unbind()
         for coefficient in reversed(coefficients):
@@ -54,6 +55,7 @@ class LogBasis(ExactConstants):
         self.constant("centres", evenly_spaced, 0.0, -span * self.per_width, self.count)
 
     def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges width"]:
+        """The values of the basis, in the dtype of the distances."""
         log_distance = distance.log1p()[:, None]
         found = gaussians(log_distance, self.cast("centres", distance.dtype), self.per_width)
         return torch.cat((found, log_distance), dim=1)
@@ -72,6 +74,7 @@ class EvenBasis(ExactConstants):
         self.constant("centres", evenly_spaced, 0.0, -cutoff * self.per_width, self.count)
 
     def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges width"]:
+        """The values of the basis, in the dtype of the distances."""
         return gaussians(distance[:, None], self.cast("centres", distance.dtype), self.per_width)
 
 
@@ -106,5 +109,6 @@ class RadialNetwork(nn.Module):
     def forward(
         self, distance: Float[Tensor, " edges"], features: Float[Tensor, "edges edge_dim"] | None
     ) -> Float[Tensor, "edges hidden"]:
+        """An embedding of each edge, in the dtype of the weights; `features` are those of width `edge_dim`."""
         of_distance = self.basis(distance).to(self.first.weight.dtype)
         return self.rest(self.first(of_distance if features is None else torch.cat((of_distance, features), dim=-1)))

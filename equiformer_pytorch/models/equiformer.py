@@ -298,7 +298,7 @@ class Equiformer(nn.Module):
     def through_layers(
         self, x: Float[Tensor, "points width_in"], graph: EdgeGraph, weights: list[list[Tensor]] | None = None
     ) -> Float[Tensor, "points width_out"]:
-        """Features of the points, of :attr:`fiber_out`, from embedded inputs and what :meth:`edge_graph` gives;
+        """Features of the points, of `fiber_out`, from embedded inputs and what :meth:`edge_graph` gives;
         `weights`, where given, is filled with the attention weights of each layer and degree."""
         made = self.rearranged(self._parts())
         matrices = iter(made)

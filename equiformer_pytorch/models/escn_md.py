@@ -67,9 +67,10 @@ class ESCNMD(FromFairchem):
         pass_through_head_outputs: whether fairchem's names of outputs are those of the heads' own.
         model_id: the generation; the mean over atoms of "UMA-S-1.2" counts one too many.
         task: (not of fairchem) the dataset that structures are of unless they say so themselves.
-        num_sphere_samples, otf_graph, use_pbc, use_pbc_single, regress_hessian, hessian_vmap, activation_checkpointing,
-            use_cuda_graph_wigner, use_quaternion_wigner, radius_pbc_version, always_use_pbc, edge_chunk_size,
-            execution_mode, use_global_embedding, moe_layer_type, model_version, supports_single_atoms: without effect.
+        num_sphere_samples, otf_graph, use_pbc, use_pbc_single: without effect, and so are regress_hessian,
+            hessian_vmap, activation_checkpointing, use_cuda_graph_wigner, use_quaternion_wigner, radius_pbc_version,
+            always_use_pbc, edge_chunk_size, execution_mode, use_global_embedding, moe_layer_type, model_version and
+            supports_single_atoms.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -103,7 +104,7 @@ class ESCNMD(FromFairchem):
         """The network that this one is for structures of one kind: one matrix in place of those of the experts, in the
         layers and in heads that have some. It is as small and fast as one without, is in evaluation mode, can be
         trained, saved and exported, and refuses structures of another composition (up to multiples), charge, spin or
-        dataset, which becomes its :attr:`task`.
+        dataset, which becomes its `task`.
 
         Args:
             data, geometry, charge, spin, dataset: structures of that kind, as :meth:`forward` takes them; edges are not

@@ -25,7 +25,7 @@ def over_receivers(
 ) -> tuple[Float[Tensor, "receivers ..."], ...]:
     """``function(receivers, their graph)`` for all receivers.
 
-    Where edge tensors of `width` numbers per edge (or slot of the table) would exceed :data:`LARGEST`, receivers are
+    Where edge tensors of `width` numbers per edge (or slot of the table) would exceed `LARGEST`, receivers are
     taken in pieces, whose activations are computed again in the backward pass. The result is the same. The transforms
     of ``torch.func`` do not allow that, and an exported program does not know its sizes: there all are taken at once.
 

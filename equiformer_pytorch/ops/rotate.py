@@ -62,7 +62,7 @@ class _SumOfEnds(torch.autograd.Function):
 def rotate_in(
     x: Float[Tensor, "edges components channels"], rotation: Rotation, max_order: int
 ) -> Float[Tensor, "edges rows channels"]:
-    """Features of some degrees, degree-major, in the frames of the edges: rows order-major, |m| ≤ `max_order`."""
+    """Features of some degrees, degree-major, in the frames of the edges: rows order-major, `|m|` ≤ `max_order`."""
     degrees = round(x.shape[1] ** 0.5)
     if degrees == 1:
         return x

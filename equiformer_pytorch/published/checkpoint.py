@@ -53,7 +53,7 @@ class FromCheckpoint(Potential):
         The source has the weights under ``state_dict`` (names may have ``module.`` or ``_orig_mod.`` anywhere in them,
         which data parallelism and compilation leave) and, if it has them, the configuration under ``config``
         (the arguments themselves, or as official trainers nest them: ``model_attributes`` or ``model``), averaged
-        weights under ``ema``, and ``normalizers`` and ``elementrefs``, which become :attr:`scales`. Constants and the
+        weights under ``ema``, and ``normalizers`` and ``elementrefs``, which become `scales`. Constants and the
         parts for denoising (``force_embedding.``, ``dens_block.``) are left out. A mere state dict will do, too.
 
         Args:

@@ -13,7 +13,7 @@ def components(max_degree: int) -> int:
 
 
 def order_major_rows(max_degree: int, max_order: int) -> list[tuple[int, int]]:
-    """(degree, signed order) of the rows in an edge frame: |m| ascending, +m before −m, then by degree."""
+    """(degree, signed order) of the rows in an edge frame: `|m|` ascending, +m before −m, then by degree."""
     return [
         (degree, sign * order)
         for order in range(max_order + 1)
@@ -23,7 +23,7 @@ def order_major_rows(max_degree: int, max_order: int) -> list[tuple[int, int]]:
 
 
 def degree_major_rows(max_degree: int, max_order: int) -> list[tuple[int, int]]:
-    """(degree, signed order) of the rows at a point, those with |m| ≤ `max_order`."""
+    """(degree, signed order) of the rows at a point, those with `|m|` ≤ `max_order`."""
     return [
         (degree, order)
         for degree in range(max_degree + 1)
@@ -39,7 +39,7 @@ def rescale(degree: int, max_order: int) -> float:
 def rescaled_rows(
     max_degree: int, max_order: int, used: int, low: int = 0, high: int | None = None
 ) -> Float64[Tensor, " rows"]:
-    """:func:`rescale` of the order-major rows with |m| ≤ `max_order` of degrees ``low … high − 1``, where orders up to
+    """:func:`rescale` of order-major rows with `|m|` ≤ `max_order` of degrees ``low … high − 1``, where orders up to
     `used` are in use."""
     kept = range(low, max_degree + 1 if high is None else high)
     rows = [degree for degree, _ in order_major_rows(max_degree, max_order) if degree in kept]

@@ -150,8 +150,9 @@ def assert_equivariant(
         roles: how inputs behave that are not arguments of this package's models; "inputs.degree 1" is inputs[1].
         outputs: how results behave whose names are not those of this package's, None for what is to be left out; or
             one role for all.
-        under: of :data:`TRANSFORMATIONS`. Reflections are improper rotations: degree l has the parity (−1)^l.
-        tolerance: largest relative error, see :func:`equivariance_errors`; None: :data:`TOLERANCE`.
+        under: of "translation", "rotation", "permutation", "reflection". Reflections are improper rotations: degree l
+            has the parity (−1)^l.
+        tolerance: largest relative error, see :func:`equivariance_errors`; None: 1e-10 of float64, 1e-4 of float32.
         seed: of the motions.
 
     Raises:

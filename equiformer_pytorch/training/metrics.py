@@ -30,6 +30,7 @@ class MetricsFile:
         self._file.flush()
 
     def close(self) -> None:
+        """Nothing can be written after it."""
         self._file.close()
 
 

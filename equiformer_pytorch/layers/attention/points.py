@@ -34,7 +34,7 @@ class OfPoints(NamedTuple):
     gates: Float[Tensor, "points heads"] | None
     """Of the heads, before the sigmoid."""
     query: Float[Tensor, "points features"] | None
-    """Of each head for the components of its degree, as :attr:`PointMaps.plan` has them."""
+    """Of each head for the components of its degree, as `PointMaps.plan` has them."""
 
     def receiving(self, rows: slice) -> OfPoints:
         """What is needed of some receivers; of senders all."""

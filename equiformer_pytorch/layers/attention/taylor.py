@@ -26,6 +26,7 @@ class TaylorLinearAttention(nn.Module):
         self.to_gates = nn.Linear(dim, heads * dim_head)
 
     def forward(self, invariants: Float[Tensor, "points dim"], graph: EdgeGraph) -> Float[Tensor, "points heads_dim"]:
+        """What each point takes in from all points of its structure; ValueError of a graph without their table."""
         query, key, value = rearrange(self.to_qkv(invariants), "p (three h d) -> three p h d", three=3, h=self.heads)
         structures = graph.structures
         if structures is None:

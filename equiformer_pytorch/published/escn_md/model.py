@@ -110,7 +110,7 @@ class Model(Potential, ExactConstants):
                 do: they have fairchem's frames without a roll, or, with these, at the constant roll that gives them.
             charge: e, −100 … 100; 0 by default.
             spin: multiplicity, 0 … 100; 0: not given. By default 1 for the dataset omol, 0 for the others.
-            dataset: of each structure its name, or its place in :attr:`known`; one name for all; :attr:`task` by
+            dataset: of each structure its name, or its place in `known`; one name for all; `task` by
                 default. Left aside where the model knows of no datasets.
             return_hidden: also ``hidden``: states by the names of the reference files.
             forces, stress: False leaves them out; by default as ``regress_forces`` and ``regress_stress`` say, the
@@ -225,7 +225,7 @@ class Model(Potential, ExactConstants):
         return self.known[0] if self.task is None and len(self.known) == 1 else self.task
 
     def element_energies(self) -> Float64[Tensor, " elements"]:
-        """Of the :attr:`task`; zero where there are several datasets and none is the task."""
+        """Of the `task`; zero where there are several datasets and none is the task."""
         doubt = self._only is None and bool(self.known)
         return by_number(None if doubt else self.tasks.references(self._only))
 

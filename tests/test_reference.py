@@ -1,0 +1,91 @@
+"""The reference names everything public, what it names is there, and each has a docstring; pictures are up to date."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("accelerate", reason="needs the extra train")
+pytest.importorskip("ase", reason="needs the extra atoms")
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs" / "reference").glob("*.md"))
+PUBLIC = ("equiformer_pytorch", *(f"equiformer_pytorch.{room}" for room in ("atoms", "training", "testing")))
+# Modules that are shown whole, with what is public in them.
+WHOLE = [name for page in PAGES for name in re.findall(r"automodule:: (\S+)", page.read_text(encoding="utf-8"))]
+ROOMS = ("so3", "ops", "layers")
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="an installed package has no pages beside its tests")
+
+
+def named() -> list[str]:
+    """Full names that pages list one by one."""
+    found = []
+    for page in PAGES:
+        module = ""
+        for kind, name in re.findall(r"\.\. (\w+):: (\S+)", page.read_text(encoding="utf-8")):
+            if kind in ("module", "currentmodule"):
+                module = name
+            elif kind in ("autoclass", "autofunction", "data", "autoexception"):
+                found.append(name if name.startswith("equiformer_pytorch.") else f"{module}.{name}")
+    return found
+
+
+def test_all_public_names_are_listed() -> None:
+    public = {f"{module}.{name}" for module in PUBLIC for name in importlib.import_module(module).__all__}
+    # Of both: it is where those look who read of models, or of potentials.
+    public.discard("equiformer_pytorch.EquiformerPotential")
+    assert public <= set(named())
+
+
+def test_whole_rooms_are_listed() -> None:
+    package = Path(importlib.import_module("equiformer_pytorch").__file__ or "").parent
+    modules = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts)
+        for room in ROOMS
+        for path in (package / room).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert modules <= set(WHOLE)
+
+
+def documented(thing: object, name: str) -> list[str]:
+    """Names without a docstring: of a class or function, and of the public methods that it has of its own."""
+    missing = [] if inspect.getdoc(thing) else [name]
+    if inspect.isclass(thing):
+        # Not what torch says of any forward.
+        ours = [base for base in thing.__mro__ if base.__module__.startswith("equiformer_pytorch")]
+        for key, member in vars(thing).items():
+            function = inspect.unwrap(getattr(member, "__func__", getattr(member, "fget", member)))
+            said = any(vars(base)[key].__doc__ for base in ours if key in vars(base))
+            if inspect.isfunction(function) and not key.startswith("_") and not said:
+                missing.append(f"{name}.{key}")
+    return missing
+
+
+@pytest.mark.parametrize("name", [name for name in named() if ".clients." not in name and "__version__" not in name])
+def test_docstring(name: str) -> None:
+    module, _, last = name.rpartition(".")
+    assert documented(getattr(importlib.import_module(module), last), name) == []
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_docstrings_of_a_module(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__
+    things = {
+        key: thing
+        for key, thing in vars(module).items()
+        if not key.startswith("_") and getattr(thing, "__module__", None) == name and callable(thing)
+    }
+    assert [missing for key, thing in things.items() for missing in documented(thing, key)] == []
+
+
+def test_rooms_are_drawn_as_they_are() -> None:
+    from docs.draw_rooms import PICTURE, picture
+
+    assert PICTURE.read_text(encoding="utf-8") == picture(), "python -m docs.draw_rooms"

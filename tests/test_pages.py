@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,12 +61,18 @@ def published_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from equiformer_pytorch import ESCNMD, EquiformerV3
 
     torch.manual_seed(0)
-    small = {"num_layers": 1, "num_channels": 8, "attn_hidden_channels": 8, "num_heads": 2, "attn_value_channels": 4}
+    small: dict[str, Any] = {
+        "num_layers": 1,
+        "num_channels": 8,
+        "attn_hidden_channels": 8,
+        "num_heads": 2,
+        "attn_value_channels": 4,
+    }
     small |= {"edge_channels": 8, "lmax": 2, "attn_grid_resolution_list": [8, 8], "ffn_grid_resolution_list": [8, 8]}
     small |= {"num_radial_basis": 16, "max_radius": 4.0, "direct_prediction": False, "regress_stress": True}
     EquiformerV3(**small).save(tmp_path / "equiformer_v3_gradient.pt")
     widths = {"sphere_channels": 8, "hidden_channels": 8, "edge_channels": 8, "num_layers": 1, "lmax": 2, "mmax": 2}
-    derivatives = {"direct_forces": False, "regress_forces": True, "regress_stress": True}
+    derivatives: dict[str, Any] = {"direct_forces": False, "regress_forces": True, "regress_stress": True}
     ESCNMD(**widths, **derivatives, cutoff=4.0, dataset_list=["omol", "omat"]).save(tmp_path / "uma.pt")
     bulk("NaCl", "rocksalt", a=5.6).write(tmp_path / "crystal.cif")
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from equiformer_pytorch.base import checks
@@ -205,7 +205,7 @@ class Equiformer(nn.Module):
         self,
         inputs: Tensor | Mapping[int, Tensor] | object,
         coors: Float[Tensor, "*size 3"] | None = None,
-        mask: Bool[Tensor, "b n"] | None = None,
+        mask: Shaped[Tensor, "b n"] | None = None,
         adj_mat: Tensor | None = None,
         edges: Tensor | None = None,
         return_pooled: bool = False,
@@ -213,7 +213,7 @@ class Equiformer(nn.Module):
         batch: Int[Tensor, " n"] | None = None,
         edge_index: Int[Tensor, "2 edges"] | None = None,
         edge_attr: Tensor | None = None,
-        cell: Float[Tensor, "structures 3 3"] | None = None,
+        cell: Float[Tensor, "*structures 3 3"] | None = None,
         cell_offsets: Int[Tensor, "edges 3"] | None = None,
         condition: Float[Tensor, "structures condition_dim"] | None = None,
         return_all_degrees: bool = False,
@@ -236,7 +236,7 @@ class Equiformer(nn.Module):
                 `num_neighbors` does not apply, edges beyond `valid_radius` weigh nothing. An edge that is listed
                 twice counts twice.
             edge_attr: flat: (edges,) integers or (edges, edge_dim), in the order of `edge_index`.
-            cell: flat: cell vectors as rows, (structures, 3, 3).
+            cell: flat: cell vectors as rows, (structures, 3, 3); of one structure (3, 3).
             cell_offsets: flat: whole numbers o of each edge: its vector is coors[sender] + o @ cell − coors[receiver].
             condition: for a model with `condition_dim`, of each structure; numbers of order one.
             return_all_degrees: {degree: (b, n, c, 2·degree + 1)} for the `output_degrees` instead of `Return`.

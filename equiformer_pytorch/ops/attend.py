@@ -87,7 +87,7 @@ class _Attend(torch.autograd.Function):
     """What is made on the way is a result, too: the gradient is a function of it, through which the next order goes."""
 
     @staticmethod
-    def forward(ctx: Any, form: _Form, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    def forward(ctx: Any, form: _Form, *tensors: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         given, parts = tensors[: -len(form.sizes)], tensors[-len(form.sizes) :]
         compared, slots, gates = form.opened(given)
         messages = _joined(parts)

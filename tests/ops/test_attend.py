@@ -34,7 +34,7 @@ def case(
 ) -> list[Tensor]:
     """Slots, gates, what is compared, and messages in one part or two."""
     plan = PLANS[name]
-    slots = edge_graph(SIZES["ragged"], table=True, attend_self=True).slots
+    _, slots = edge_graph(SIZES[size], table=True, attend_self=True).laid_out()
     receivers, count, _ = slots.envelope.shape
     heads, columns, features = plan.widths()
     compared = [normal(receivers, count, heads, seed=1)]
@@ -66,7 +66,8 @@ def plain(tensors: Sequence[Tensor], plan: HeadPlan, distances: bool, gated: boo
 
 
 def at_once(tensors: Sequence[Tensor], plan: HeadPlan, distances: bool, gated: bool = True) -> tuple[Tensor, Tensor]:
-    return attend(*opened(tensors, distances, gated), plan)
+    parts, compared, slots, gates = opened(tensors, distances, gated)
+    return attend(parts, compared, slots, gates, plan)
 
 
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)

@@ -68,11 +68,12 @@ def calls() -> dict[str, Callable[[], Any]]:
     ends = normal(graph.count, 9, 2), normal(graph.count, 9, 2, seed=1)
     x, plan = normal(6, 9, 2), PLANS["orders"]
     given = arguments(plan, 6)
-    logits = normal(graph.count, graph.laid_out()[1].envelope.shape[1], 2)
+    _, empty = graph.laid_out()
+    slots = normal(graph.count, empty.envelope.shape[1], 2)
     heads = HeadPlan((2, 1), 2, ((0, 1), (1, 2)))
     logits = normal(*slots.shape[:2], 3)
     return {
-        "attend": lambda: attend([normal(*slots.shape[:2], 8)], logits, graph.slots, None, heads),
+        "attend": lambda: attend([normal(*slots.shape[:2], 8)], logits, empty, None, heads),
         "gate_messages": lambda: gate_messages(normal(4, 3, 8), normal(4, 3, 2), None, None, 2),
         "head_products": lambda: head_products(normal(4, 3, 8), normal(4, 10), heads),
         "head_sums": lambda: head_sums(normal(4, 3, 3), normal(4, 3, 8), heads),
@@ -86,7 +87,7 @@ def calls() -> dict[str, Callable[[], Any]]:
         "weigh_rotate": lambda: weigh_rotate(ends[0], normal(6, 3), normal(12, 3), normal(12), DEGREES, graph),
         "rotate_sum": lambda: rotate_sum(x, normal(6, 2), normal(9), graph.rotation.blocks[0], graph),
         "edge_softmax": lambda: edge_softmax(normal(6, 2), graph, 1e-16),
-        "slot_softmax": lambda: slot_softmax(logits, graph.laid_out()[1]),
+        "slot_softmax": lambda: slot_softmax(slots, empty),
     }
 
 

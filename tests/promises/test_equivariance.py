@@ -44,7 +44,7 @@ def test_degrees_0_to_10(degree, attention):
     assert time.perf_counter() - start < 1
     for dtype in DTYPES:
         model = build(dtype, **options, **KINDS[attention])
-        check(model, example(model, batch=1, points=4), dtype)
+        check(model, example(model, batch=1, points=6), dtype)
 
 
 AXES = torch.tensor([[0, 0, 0], [0, 1, 0], [0, -1.5, 0], [0, 2.2, 0], [1, 0, 0], [0.5, 0, -0.5]], dtype=torch.float64)

@@ -26,9 +26,9 @@ class Plan:
     """Evaluations of the network."""
     heat: float = 1.0
     """Of the fresh noise of each step, see :func:`step_back`."""
-    cold: float = 0.4
+    cold: float = 0.2
     """The same below `cold_below`, where noise blurs what is decided already."""
-    cold_below: float = 3.0
+    cold_below: float = 8.0
     """Å."""
     guided_below: float = 3.0
     """Å, noise below which estimates are relaxed; 0: never."""

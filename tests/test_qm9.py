@@ -210,7 +210,7 @@ def test_a_few_molecules_are_learned(molecules: data.Molecules, kind: Kind) -> N
     unit = left.square().mean().sqrt()
     optimizer = torch.optim.Adam([x for x in model.parameters() if x.requires_grad], lr=5e-3)
     losses = []
-    for _ in range(80):
+    for _ in range(120):
         found = model(batch)
         loss = ((found - run.true_values(found, batch)) / unit).abs().mean()
         optimizer.zero_grad()

@@ -121,7 +121,7 @@ class _Attend(torch.autograd.Function):
             of_parts = _slopes_of_parts(form, of_sums, messages, weights, of_logits, compared)
             of_metric = None
             if wanted[5]:
-                squares, of_lengths = (x.reshape(-1, x.shape[2]) for x in (messages * messages, of_logits))
+                squares, of_lengths = (x.flatten(0, 1) for x in (messages * messages, of_logits))
                 of_metric = torch.addmm(compared.metric, squares.mT, of_lengths, beta=0, alpha=-1) * compared.metric
             found += [contracted(FEATURES, form.plan, of_logits, messages), of_metric, None]
         else:

@@ -43,8 +43,8 @@ class HeadPlan(NamedTuple):
         pairs, start = [], 0
         for (low, _), size in zip(self.groups, self.sizes(), strict=True):
             heads = self.heads[low]
-            parts = [x.narrow(1, start, size).reshape(-1, heads, size // heads) for x in (one, other)]
-            pairs.append(torch.stack(parts, dim=2).reshape(-1, 2 * size))
+            parts = [x.narrow(1, start, size).reshape(x.shape[0], heads, size // heads) for x in (one, other)]
+            pairs.append(torch.stack(parts, dim=2).reshape(one.shape[0], 2 * size))
             start += size
         return _side_by_side(pairs)
 

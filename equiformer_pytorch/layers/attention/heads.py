@@ -84,6 +84,7 @@ class Heads(ExactConstants):
                 torch.bmm(matrices[2 * index], matrices[2 * index + 1]).unflatten(0, (high - low, -1)).flatten(1, 2)
             )
             of_components = of_heads.index_select(0, self.get_buffer(f"degree_{index}"))
-            by_head = part.view(part.shape[0], self.heads[low], -1, self.channels)
+            components = part.shape[1] // (self.heads[low] * self.channels)  # there may be no points
+            by_head = part.view(part.shape[0], self.heads[low], components, self.channels)
             outputs.append(torch.bmm(by_head.permute(2, 0, 1, 3).flatten(2), of_components))
         return ungrouped(outputs)

@@ -45,7 +45,7 @@ class Residues(NamedTuple):
 
     @property
     def chains(self) -> int:
-        """How many residues."""
+        """How many chains."""
         return int(self.batch[-1]) + 1
 
     @property
@@ -121,17 +121,14 @@ class BackboneNetwork(nn.Module):
         """Frames noised by σ (n,) Å each -> estimated frames. `before` is an earlier estimate (self-conditioning, Chen
         et al. 2023); `seeds`, one for each chain, make the random edges."""
         dtype = noisy.origin.dtype
-        estimate = [
-            self.prior(x, s)
-            for x, s in zip(noisy.origin.split(residues.sizes), sigma.split(residues.sizes), strict=True)
-        ]
+        sizes = residues.sizes
+        estimate = [self.prior(x, s) for x, s in zip(noisy.origin.split(sizes), sigma.split(sizes), strict=True)]
         mean, error, removed = (torch.cat(parts) for parts in zip(*estimate, strict=True))
         rest = noisy.origin - mean
         origin = mean + (error / removed).clamp(max=1)[:, None] * rest
         told = (-angle_of(sigma).square()).exp()
         seen = Frames(noisy.rotation, origin)
         edge_index, apart = self._connect(origin, residues, seeds)
-        previous = seen if before is None else before
         level = sigma.log() / 4
         points = self.points(
             torch.cat(
@@ -155,11 +152,12 @@ class BackboneNetwork(nn.Module):
             1,
         )
         senders, receivers = edge_index
+        relation = self._relation(seen, senders, receivers)
         edges = torch.cat(
             (
                 self.places(apart.clamp(-FARTHEST - 1, FARTHEST) + FARTHEST + 1),
-                self._relation(seen, senders, receivers),
-                self._relation(previous, senders, receivers) * (before is not None),
+                relation,
+                torch.zeros_like(relation) if before is None else self._relation(before, senders, receivers),
                 torch.stack((level[senders], level[receivers], told[senders], told[receivers]), -1),
                 residues.known.to(dtype)[edge_index].T,
             ),

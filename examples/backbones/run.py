@@ -17,9 +17,8 @@ from examples.backbones import learning, saved, sources
 from examples.backbones.chains import SHIPPED, Chains
 from examples.backbones.network import BackboneNetwork, NetworkArguments
 from examples.backbones.settings import Settings
-from examples.backbones.structures import StructureError
 
-SETUP_ERRORS = (StructureError, ValueError, ImportError)
+SETUP_ERRORS = (ValueError, ImportError)
 LEVELS = (0.3, 1.0, 3.0, 10.0)
 """Å, the noise levels at which the validation chains are estimated."""
 

@@ -1,9 +1,10 @@
 """Learning: ``python -m benchmarks.quality --peer DIR`` trains both sides on real backbones with the same constructor.
 
 Each side takes the learning rate with the lowest mean loss over the seeds on the chains that `denoise.py` validates and
-tests on. Reported is the denoising loss on chains that served no other purpose (``data/fresh_chains.pkl``): at equal
-steps, and at equal time, where this package trains for as many times more steps as it is faster, rounded down. One
-thread; the sides alternate. DIR is made as ``benchmarks.compare`` says.
+tests on. Reported is the denoising loss on chains that had no part in training or choosing what is compared
+(``data/fresh_chains.pkl``; ``examples/backbones`` has most of them, too, for another task): at equal steps, and at equal
+time, where this package trains for as many times more steps as it is faster, rounded down. One thread; the sides
+alternate. DIR is made as ``benchmarks.compare`` says.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Run = dict[str, Any]
 
 
 def fresh_chains() -> list[Any]:
-    """The chains on which nothing was chosen."""
+    """The chains that had no part in training or choosing what is compared."""
     with redirect_stdout(io.StringIO()):  # sidechainnet prints where it loaded from
         dataset: Any = data.sidechainnet.load(local_scn_path=str(FRESH))
     return dataset.get_protein_list_by_split_name("test")

@@ -35,27 +35,31 @@ print(tuple(out.type0.shape), tuple(out.type1.shape))
 # %% [markdown]
 # ## From MACE or NequIP
 #
+# Held against the sources of mace-torch 0.3.16 and nequip 0.19.1 (before 0.7 its configuration was another).
+#
 # | | MACE | NequIP | here |
 # |---|---|---|---|
-# | train | `mace_run_train --train_file …` | `nequip-train -cn config.yaml` | `equiformer train --train …` |
-# | names of labels | `--energy_key REF_energy --forces_key REF_forces` | `key_mapping` | `--keys energy=REF_energy forces=REF_forces` |
-# | cutoff | `--r_max 5.0` | `r_max: 5.0` | `--cutoff 5.0` |
-# | width | `--hidden_irreps "128x0e + 128x1o"` | `num_features: 128` | `--dim 128` |
-# | highest degree | `--max_ell 3` (edges), `--max_L 1` (features) | `l_max: 2` | `--num-degrees 3`: degrees 0 … 2 |
+# | train | `mace_run_train --name … --train_file …` | `nequip-train -cn config.yaml` | `equiformer train --train …` |
+# | names of labels | `--energy_key REF_energy --forces_key REF_forces` (these are its defaults) | `key_mapping: {REF_energy: total_energy, REF_forces: forces}` | `--keys energy=REF_energy forces=REF_forces` |
+# | cutoff | `--r_max 5.0` | `r_max: 5.0`, of the model and of its `NeighborListTransform` | `--cutoff 5.0` |
+# | width | `--num_channels 128`, or in `--hidden_irreps "128x0e + 128x1o"` | `num_features: 128` | `--dim 128` |
+# | highest degree | `--max_L 1` (features), `--max_ell 3` (edges) | `l_max: 2` (both) | `--num-degrees 3`: degrees 0 … 2 (both) |
 # | layers | `--num_interactions 2` | `num_layers: 2` | `--depth 2` |
-# | parity | irreps `1o`, `1e` | `parity: true` | on; `--chiral` turns it off |
-# | reference energies | `--E0s average`, or isolated atoms | `per_type_energy_shifts` | fitted, or isolated atoms where the data have them |
-# | loss | `--energy_weight --forces_weight --stress_weight` | `loss` in the configuration | `--energy-weight --force-weight --stress-weight` |
-# | averaged weights | `--ema --ema_decay 0.99` | `EMALightningModule` | `--ema 0.99` |
-# | resume | `--restart_latest` | `ckpt_path` | `--resume`, with the same bits |
-# | ASE | `MACECalculator(model_paths=…)` | `NequIPCalculator.from_compiled_model(…)` | `EquiformerCalculator("potential.pt")` |
+# | parity of features | `0e + 1o + …`: $(-1)^l$ | `parity: false`: $(-1)^l$; `true`, its default: both kinds | $(-1)^l$ |
+# | mirror images may differ | `--use_so3 True` | – | `--chiral` |
+# | reference energies | `--E0s average` (least squares), or structures with `config_type=IsolatedAtom` | `per_type_energy_shifts` | fitted, or atoms alone where the data have them |
+# | loss | `--energy_weight 1 --forces_weight 100`; of stress only with `--loss stress`, `huber` or `universal` | `coeffs` of `EnergyForceStressLoss` | `--energy-weight 4 --force-weight 10 --stress-weight 1`, the last of virials |
+# | averaged weights | `--ema --ema_decay 0.99` | `EMALightningModule` with `ema_decay: 0.999` | on: `--ema 0.99` |
+# | resume | `--restart_latest` | `++ckpt_path=last.ckpt` | `--resume`, with the same bits |
+# | ASE | `MACECalculator(model_paths=…)` | `nequip-compile`, `NequIPCalculator.from_compiled_model(…)` | `EquiformerCalculator("potential.pt")` |
 # | several at once | `model_paths=[…]` | – | `EquiformerCalculator(["one.pt", "two.pt"])` |
-# | LAMMPS | `mace_create_lammps_model`, ML-IAP or `pair_style mace` | `pair_style nequip` | `clients.lammps.connect(…)`, `fix external` |
-# | dtype | `--default_dtype float64` | `default_dtype` | `EquiformerCalculator(…, dtype=torch.float64)` |
+# | LAMMPS | `mace_create_lammps_model`: `pair_style mace`, or with `--format mliap` ML-IAP | `pair_style nequip`, or `nequip-prepare-lmp-mliap`: ML-IAP | `clients.lammps.connect(…)`: `fix external` |
+# | dtype | `--default_dtype float64`, its default | `model_dtype: float64` | training in float32; `EquiformerCalculator(…, dtype=torch.float64)` |
 #
-# Units are eV and Å everywhere, and the stress is positive under tension, as ASE's. A MACE of invariants, L = 0 … 1,
-# is nearest to `--num-degrees 2`; the default here are degrees up to 3. Features of degree l are e3nn's real basis,
-# without its parity where `--chiral` is given.
+# Theirs keep the units of the data, which their calculators take to be eV and Å unless they are given factors; here
+# it is eV and Å throughout. The stress is positive under tension and a virial is $-V$ times the stress, in all three
+# and in ASE. MACE's default features, degrees 0 and 1, are those of `--num-degrees 2`; the default here are degrees
+# 0 to 3. Features of degree $l$ are in e3nn's real basis, as theirs.
 
 # %%
 from equiformer_pytorch import EquiformerPotential
@@ -66,15 +70,19 @@ print(sum(p.numel() for p in potential.parameters()), "parameters, gives", sorte
 # %% [markdown]
 # ## From fairchem
 #
+# Held against the sources of fairchem-core 2.24.0 and, for what version 2 has no longer, 1.10.0.
+#
 # | fairchem | here |
 # |---|---|
 # | `FAIRChemCalculator(pretrained_mlip.load_predict_unit("uma.pt"), task_name="omat")` | `EquiformerCalculator(ESCNMD.from_checkpoint("uma.pt", task="omat"))` |
-# | `atoms.info["charge"]`, `atoms.info["spin"]` | the same |
-# | `inference_settings="turbo"`, which merges experts once | `model.merged(atoms)` |
+# | on a GPU where there is one | `EquiformerCalculator(…, device="cuda")` |
+# | `inference_settings="high-precision"` (the default multiplies in TF32 on GPUs) | float32 unless torch is told otherwise; `dtype=torch.float64` |
+# | `atoms.info["charge"]`, `atoms.info["spin"]` | the same, with the same defaults |
+# | experts merged for the first structure: `inference_settings` but `"batch"` (`"turbo"` is gone) | the calculator mixes them once for a composition; `model.merged(atoms)` is a network without experts |
 # | `OCPCalculator(checkpoint_path="eqV2….pt")` (fairchem 1) | `EquiformerCalculator(EquiformerV2.from_checkpoint("eqV2….pt"))` |
-# | a configuration's `model:` entry, of `equiformer_v2` | `EquiformerV2(**entry)` without `name` |
+# | a configuration's `model:` of `equiformer_v2`, or `backbone:` of `equiformer_v2_backbone` (fairchem 1) | `EquiformerV2(**entry)` without `name`, `model` and what only fairchem has: `use_pbc_single`, `enforce_max_neighbors_strictly`, `use_energy_lin_ref`, `load_energy_lin_ref`, `activation_checkpoint` |
 # | `.aselmdb` data sets | `load_structures("data.aselmdb", …)`, with `pip install "equiformer-pytorch[lmdb]"` |
-# | fine-tuning by a configuration | `equiformer train --train … --checkpoint file.pt` |
+# | fine-tuning by a configuration, `fairchem -c …` | `equiformer train --train … --checkpoint file.pt` |
 #
 # Files are read without fairchem, and nothing in them is run. What is exactly the same and what differs: [Published
 # models](../published_models.md).

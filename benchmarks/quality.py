@@ -2,8 +2,8 @@
 
 Each side takes the learning rate with the lowest mean loss over the seeds on the chains that `denoise.py` validates and
 tests on. Reported is the denoising loss on chains that had no part in training or choosing what is compared
-(``data/fresh_chains.pkl``; ``examples/backbones`` has most of them, too, for another task): at equal steps, and at equal
-time, where this package trains for as many times more steps as it is faster, rounded down. One thread; the sides
+(``data/fresh_chains.pkl``; ``examples/backbones`` has most of them, too, for another task): at equal steps, and at
+equal time, where this package trains for as many times more steps as it is faster, rounded down. One thread; the sides
 alternate. DIR is made as ``benchmarks.compare`` says.
 """
 

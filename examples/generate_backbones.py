@@ -25,20 +25,15 @@ from examples.backbones.settings import ReportSettings, SampleSettings, Settings
 INSTALL = 'pip install -e ".[examples,backbones]"'
 
 
-def program(command: str, settings: type) -> Program:
-    """A command, as a program."""
-    return Program(
-        f"generate_backbones {command}",
-        "backbones",
-        __doc__ or "",
-        settings,
-        "examples.backbones.run",
-        max_minutes=60.0,
-        install=INSTALL,
-    )
-
-
-TRAIN = program("train", Settings)
+TRAIN = Program(
+    "generate_backbones train",
+    "backbones",
+    __doc__ or "",
+    Settings,
+    "examples.backbones.run",
+    max_minutes=60.0,
+    install=INSTALL,
+)
 # What `sample` and `report` are told, and the function that does it.
 OTHERS = {
     "sample": (SampleSettings, "examples.backbones.making", "make"),
@@ -62,20 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def other(command: str, arguments: Sequence[str]) -> int:
     """`sample` or `report`."""
     settings, module_name, function = OTHERS[command]
-    about = program(command, settings)
-    parser = Parser(about.name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    name = f"generate_backbones {command}"
+    parser = Parser(name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, settings)
     given = given_options(parser.parse_args(arguments), settings)
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
-        return fail(about, f"the package {error.name} is missing: {INSTALL}", 2)
+        return fail(name, f"the package {error.name} is missing: {INSTALL}", 2)
     try:
         getattr(module, function)(settings(**given))
     except module.SETUP_ERRORS as error:
-        return fail(about, error, 2)
+        return fail(name, error, 2)
     except KeyboardInterrupt:
-        return fail(about, "interrupted", 130)
+        return fail(name, "interrupted", 130)
     return 0
 
 

@@ -9,10 +9,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import pytest
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintNonpepException, BeartypeDecorHintPep585DeprecationWarning
 
 CHECK_SHAPES = os.environ.get("CHECK_SHAPES", "0") == "1"
+
+compiled = pytest.mark.skipif(CHECK_SHAPES, reason="torch.compile cannot trace what checks functions within functions")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from equiformer_pytorch.graph.edges import EdgeGraph
+from tests import shapes
 from tests.models import KINDS, build, example, mostly_slow
 
 # Dynamo looks at .grad of whatever it is given.
-pytestmark = [pytest.mark.unchecked, pytest.mark.filterwarnings("ignore:The .grad attribute")]
+pytestmark = [shapes.compiled, pytest.mark.filterwarnings("ignore:The .grad attribute")]
 
 COMPILED = ["l2", "mlp", "l2-radius", "mlp-linear-heads", "l2-reflection"]
 

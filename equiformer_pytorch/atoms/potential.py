@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Float64, Int, Shaped
+from jaxtyping import Float, Float64, Int, Integer, Real, Shaped
 from torch import Tensor, nn
 
 from equiformer_pytorch.atoms.arguments import ALWAYS, INPUTS, PotentialArguments
@@ -102,12 +102,12 @@ class EquiformerPotential(Potential):
         self,
         atomic_numbers: Shaped[Tensor, " atoms"],
         pos: Float[Tensor, "atoms 3"],
-        batch: Int[Tensor, " atoms"] | None = None,
+        batch: Integer[Tensor, " atoms"] | None = None,
         *,
         cell: Float[Tensor, "... 3"] | None = None,
         pbc: Tensor | Sequence[bool] | bool | None = None,
-        edge_index: Int[Tensor, "2 edges"] | None = None,
-        cell_offsets: Shaped[Tensor, "edges 3"] | None = None,
+        edge_index: Integer[Tensor, "2 edges"] | None = None,
+        cell_offsets: Real[Tensor, "edges 3"] | None = None,
         forces: bool = True,
         stress: bool = False,
         per_atom: bool = False,

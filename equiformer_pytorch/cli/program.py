@@ -103,7 +103,7 @@ def main(program: Program, arguments: Sequence[str] | None = None) -> int:
         module = import_module(program.module)
         from equiformer_pytorch.training import runs
     except ModuleNotFoundError as error:
-        return fail(program, f"the package {error.name} is missing: {program.install}", 2)
+        return fail(program.name, f"the package {error.name} is missing: {program.install}", 2)
 
     try:
         if args.resume is None:
@@ -112,18 +112,18 @@ def main(program: Program, arguments: Sequence[str] | None = None) -> int:
         else:
             stopped_by = runs.resume(module.prepare, program.settings, args.runs, args.resume or None, args.max_minutes)
     except (*runs.SETUP_ERRORS, *module.SETUP_ERRORS) as error:
-        return fail(program, error, 2)
+        return fail(program.name, error, 2)
     except FloatingPointError as error:
-        return fail(program, error, 1)
+        return fail(program.name, error, 1)
     if stopped_by is not None:
-        return fail(program, f"stopped by {stopped_by.name}; --resume goes on", 128 + stopped_by)
+        return fail(program.name, f"stopped by {stopped_by.name}; --resume goes on", 128 + stopped_by)
     return 0
 
 
-def fail(program: Program, message: object, code: int) -> int:
-    """One line on stderr, from the first process only."""
+def fail(name: str, message: object, code: int) -> int:
+    """One line on stderr, of the program of that name, from the first process only."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"{program.name}: {message}", file=sys.stderr)
+        print(f"{name}: {message}", file=sys.stderr)
     return code
 
 
@@ -132,4 +132,4 @@ def run(program: Program, arguments: Sequence[str] | None = None) -> int:
     try:
         return main(program, arguments)
     except KeyboardInterrupt:  # while nothing is being trained
-        return fail(program, "interrupted; --resume goes on from the last checkpoint, if there is one", 130)
+        return fail(program.name, "interrupted; --resume goes on from the last checkpoint, if there is one", 130)

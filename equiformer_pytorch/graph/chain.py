@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from equiformer_pytorch.base import checks
@@ -17,7 +17,7 @@ from equiformer_pytorch.graph.table import Table, group_bounds
 @torch.no_grad()
 def chain_edges(
     coors: Float[Tensor, "points 3"],
-    batch: Int[Tensor, " points"] | None = None,
+    batch: Integer[Tensor, " points"] | None = None,
     *,
     steps: Sequence[int] = (1, 2, 3, 4, 8, 16, 32),
     nearest: int = 16,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor
 
 from equiformer_pytorch.base import checks
@@ -38,7 +38,7 @@ def radius_graph(
     pos: Float[Tensor, "points 3"],
     cutoff: float,
     *,
-    batch: Int[Tensor, " points"] | None = None,
+    batch: Integer[Tensor, " points"] | None = None,
     cell: Float[Tensor, "... 3"] | None = None,
     pbc: bool | Sequence[Any] | Shaped[Tensor, "..."] | None = None,
     max_neighbors: int | None = None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Real, Shaped
 from torch import Tensor
 
 from equiformer_pytorch.base import checks
@@ -41,7 +41,7 @@ class Structures:
     """Which vectors repeat, (structures, 3)."""
     edge_index: Int[Tensor, "2 edges"] | None = None
     """Senders and receivers."""
-    cell_offsets: Shaped[Tensor, "edges 3"] | None = None
+    cell_offsets: Real[Tensor, "edges 3"] | None = None
     """Sender of each edge: this many cell vectors away from its position."""
     edge_frames: Float[Tensor, "edges 3 3"] | None = None
     edges_per_atom: tuple[int, int] | None = None
@@ -53,7 +53,7 @@ class Structures:
             raise ValueError("edge_index is not known yet")
         return self.edge_index
 
-    def restored(self, x: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "atoms *rest"]:
+    def restored(self, x: Shaped[Tensor, "atoms *rest"]) -> Shaped[Tensor, "atoms *rest"]:
         """A tensor of atoms in the caller's order."""
         return x if self.place is None else x.index_select(0, self.place)
 
@@ -296,7 +296,7 @@ def _check_values(cell: Float[Tensor, "structures 3 3"], with_volume: bool) -> N
         checks.require((volumes(cell) > 0).all(), error)
 
 
-def volumes(cell: Float[Tensor, "structures 3 3"]) -> Float[Tensor, " structures"]:
+def volumes(cell: Float[Tensor, "*structures 3 3"]) -> Float[Tensor, "*structures"]:
     """|a · (b × c)|, Å³; by hand, since a determinant on a GPU may wait for it."""
     a, b, c = cell.unbind(-2)
     return (a * torch.linalg.cross(b, c)).sum(-1).abs()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Real, Shaped
 from torch import Tensor, nn
 
 from equiformer_pytorch.base import checks
@@ -210,11 +210,11 @@ class Equiformer(nn.Module):
         edges: Tensor | None = None,
         return_pooled: bool = False,
         *,
-        batch: Int[Tensor, " n"] | None = None,
-        edge_index: Int[Tensor, "2 edges"] | None = None,
+        batch: Integer[Tensor, " n"] | None = None,
+        edge_index: Integer[Tensor, "2 edges"] | None = None,
         edge_attr: Tensor | None = None,
-        cell: Float[Tensor, "*structures 3 3"] | None = None,
-        cell_offsets: Int[Tensor, "edges 3"] | None = None,
+        cell: Float[Tensor, "*structures 3 3"] | Float[Tensor, "rows 3"] | None = None,
+        cell_offsets: Real[Tensor, "edges 3"] | None = None,
         condition: Float[Tensor, "structures condition_dim"] | None = None,
         return_all_degrees: bool = False,
         return_attn: bool = False,
@@ -236,7 +236,7 @@ class Equiformer(nn.Module):
                 `num_neighbors` does not apply, edges beyond `valid_radius` weigh nothing. An edge that is listed
                 twice counts twice.
             edge_attr: flat: (edges,) integers or (edges, edge_dim), in the order of `edge_index`.
-            cell: flat: cell vectors as rows, (structures, 3, 3); of one structure (3, 3).
+            cell: flat: cell vectors as rows, (structures, 3, 3); of one structure (3, 3); (3·structures, 3) will do.
             cell_offsets: flat: whole numbers o of each edge: its vector is coors[sender] + o @ cell − coors[receiver].
             condition: for a model with `condition_dim`, of each structure; numbers of order one.
             return_all_degrees: {degree: (b, n, c, 2·degree + 1)} for the `output_degrees` instead of `Return`.

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from equiformer_pytorch.atoms import Potential
+from tests import shapes
 from tests.atoms.kinds import build, relative, structures
 from tests.atoms.test_door import batch_of
 from tests.models import mostly_slow
 
 pytestmark = [
-    pytest.mark.unchecked,
+    shapes.compiled,
     # Dynamo looks at .grad of whatever it is given, and torch at its own deprecated parts.
     pytest.mark.filterwarnings("ignore:The .grad attribute"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -23,6 +23,7 @@ from equiformer_pytorch.atoms import (
     refit_references,
 )
 from equiformer_pytorch.published.scales import Scales
+from tests import shapes
 from tests.atoms.potentials import molecule, potential
 from tests.models import mostly_slow
 from tests.published_cases import GRADIENT, V2, V3, build
@@ -145,6 +146,7 @@ def test_names_of_wrapped_weights(kind: str, prefix: str) -> None:
                 assert torch.equal(again(**inputs, **given)["energy"], model(**inputs, **given)["energy"])
 
 
+@shapes.compiled
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("kind", ["own", "v3"])
 def test_a_model_with_a_compiled_part_is_saved_under_plain_names(kind: str, tmp_path: Path) -> None:

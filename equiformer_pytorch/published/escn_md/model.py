@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int, Shaped
+from jaxtyping import Float, Float64, Int, Integer, Real, Shaped
 from torch import Tensor, nn
 
 from equiformer_pytorch.base import checks
@@ -79,10 +79,10 @@ class Model(Potential, ExactConstants):
         atomic_numbers: Shaped[Tensor, " atoms"] | None = None,
         pos: Float[Tensor, "atoms 3"] | None = None,
         cell: Float[Tensor, "... 3"] | None = None,
-        batch: Int[Tensor, " atoms"] | None = None,
+        batch: Integer[Tensor, " atoms"] | None = None,
         pbc: Tensor | Sequence[bool] | bool | None = None,
-        edge_index: Int[Tensor, "2 edges"] | None = None,
-        cell_offsets: Shaped[Tensor, "edges 3"] | None = None,
+        edge_index: Integer[Tensor, "2 edges"] | None = None,
+        cell_offsets: Real[Tensor, "edges 3"] | None = None,
         edge_frames: Float[Tensor, "edges 3 3"] | None = None,
         charge: Shaped[Tensor, " structures"] | None = None,
         spin: Shaped[Tensor, " structures"] | None = None,

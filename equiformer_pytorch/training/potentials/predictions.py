@@ -51,7 +51,7 @@ class Predictions:
     def _per_atom(self, name: str) -> bool:
         return name == "forces" or (name in self.targets and self.targets[name].per == "atom")
 
-    def _add(self, atoms: Atoms, found: dict[str, np.ndarray]) -> None:
+    def _add(self, atoms: Atoms, found: dict[str, np.ndarray | np.float64]) -> None:
         """To a structure what was found for it; the two parts of a symmetric matrix are put together."""
         if atoms.cell.rank < 3:
             found.pop("stress", None)
@@ -65,7 +65,7 @@ class Predictions:
             self._set(atoms, name, value, self._per_atom(name))
 
     @staticmethod
-    def _set(atoms: Atoms, name: str, value: np.ndarray, per_atom: bool) -> None:
+    def _set(atoms: Atoms, name: str, value: np.ndarray | np.float64, per_atom: bool) -> None:
         if per_atom:
             atoms.arrays[f"predicted_{name}"] = value.reshape(len(atoms), -1) if value.ndim > 1 else value
         else:

@@ -78,9 +78,9 @@ def gallery(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
             axes.axis("off")
         for axes, coords in zip(axes_of_row, members, strict=False):
             draw_backbone(axes, coords)
-        axes_of_row[0].set_title(title, fontsize=10, loc="left")
+        axes_of_row[0].set_title(title, fontsize=22, loc="left")  # a page shows it at a third of its size
     handles = [Line2D([], [], color=COLOURS[key], linewidth=3, label=name) for key, name in NAMES.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=22)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -3,7 +3,7 @@
 #
 # Published files of EquiformerV2 and V3 are read as they are; `load_potential` tells from the file which network it
 # holds. They are gigabytes, and of their authors: so this page, which runs wherever it is built, makes a small file
-# of the same kind to begin with. Put the path of yours in its place.
+# of the same kind to begin with, which has learned nothing. Put the path of yours in its place.
 
 # %%
 from pathlib import Path
@@ -96,6 +96,9 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
+# With the file that this page made these are errors of a training from scratch: the steps are those of fine-tuning,
+# the start is not. A published network begins lower, and is given a smaller `lr`, so as to keep what it has learned.
+#
 # ## Relax a crystal, its cell too
 #
 # Stress is the derivative of the energy by a strain, so any of ASE's filters works.

@@ -1,6 +1,7 @@
 """The rooms of the package stand in one order, and what a module imports is in its own room or in one below."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +98,9 @@ def test_arrows_go_down(module):
 )
 def test_an_arrow_up_is_found(module, line, found):
     assert up(line, module) == found
+
+
+def test_plots_leave_matplotlib_to_the_user():
+    """pyplot has one backend for a process, and a notebook has chosen it."""
+    found = [name for name, path in SOURCES.items() if re.search(r"pyplot|matplotlib\.use", path.read_text("utf-8"))]
+    assert found == []

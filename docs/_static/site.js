@@ -50,7 +50,8 @@ function turn(figure) {
   viewer.zoomTo();
   viewer.rotate(25, "y");
   viewer.rotate(15, "x");
-  viewer.zoom(1.25);
+  const { clientWidth, clientHeight } = canvas;
+  viewer.zoom(1.25 * Math.min(1, clientWidth / clientHeight));  // zoomTo fits the height alone
   viewer.render();
   stage.querySelector("img").hidden = true;
   stage.classList.add("turnable");

@@ -96,7 +96,7 @@ for axes, (name, kind, unit) in zip(
     print(
         f"{name:7s} mean absolute error {abs(found - true).mean():.3f} {unit}; the fit before training leaves {before:.3f}"
     )
-figure
+plt.show()
 
 # %% [markdown]
 # Two hundred molecules and a hundred steps are for looking at; what a longer training gives, beside PaiNN: [Accuracy

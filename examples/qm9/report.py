@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from equiformer_pytorch.base.saved import write_saved
@@ -13,9 +13,6 @@ from equiformer_pytorch.training.metrics import read_metrics
 from equiformer_pytorch.training.potentials.plots import plot_learning
 from examples.qm9.model import MoleculeProperty
 from examples.qm9.properties import PROPERTIES
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 
 def table(name: str, found: Tensor, true: Tensor) -> str:
@@ -46,11 +43,11 @@ def write_report(folder: Path, model: MoleculeProperty, name: str, found: Tensor
     write_saved({**about, "state_dict": model.state_dict()}, folder / "model.pt")
     unit = PROPERTIES[name].unit
     plot_learning(read_metrics(folder / "metrics.csv"), f"MAE / {unit}", folder / "learning.png")
-    figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
     axes.plot(true.flatten(), found.flatten(), ".", markersize=2, alpha=0.4)
     axes.axline((float(true.mean()), float(true.mean())), slope=1, color="0.6", linewidth=0.8)
     axes.set(xlabel=f"{name} / {unit}", ylabel="predicted", title="test molecules")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "parity.png", dpi=150)
-    plt.close(figure)
     print(f"the model, plots and metrics are in {folder}")

@@ -24,10 +24,12 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader"),
 ]
-# Broken pictures, and pages that are wider than the screen, with what may be to blame.
+# Broken pictures, figures that are but named, and pages wider than the screen, with what may be to blame.
 PROBLEMS = """() => {
   const found = [...document.images].filter(i => !i.hidden && !(i.complete && i.naturalWidth > 0))
     .map(i => `broken picture ${i.src.slice(0, 80)}`);
+  const named = [...document.querySelectorAll(".cell_output pre")].map(output => output.textContent.trim());
+  found.push(...named.filter(text => /^<(Figure|Axes)/.test(text)));
   const {clientWidth, scrollWidth} = document.documentElement;
   if (scrollWidth > clientWidth) {
     const sticksOut = element => element.getBoundingClientRect().right > clientWidth + 1;

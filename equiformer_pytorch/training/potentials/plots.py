@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from equiformer_pytorch.training.potentials.errors import UNITS, Compared, Errors
 from equiformer_pytorch.training.potentials.tables import NAMES
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 AXES = {
     "forces": "force component / eV Å⁻¹",
@@ -29,7 +26,8 @@ def plot_learning(metrics: list[dict[str, str]], figure_of_merit: str, path: Pat
     train = np.array([float(row["train"]) for row in metrics])
     valid = [(int(row["step"]), float(row["valid"])) for row in metrics if row["valid"]]
     window = max(len(train) // 40, 1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     left.plot(steps, train, color="tab:blue", alpha=0.25, linewidth=0.8)
     left.plot(steps[window - 1 :], np.convolve(train, np.ones(window) / window, mode="valid"), color="tab:blue")
     left.set(xlabel="step", ylabel="training loss")
@@ -43,14 +41,13 @@ def plot_learning(metrics: list[dict[str, str]], figure_of_merit: str, path: Pat
         axes.grid(visible=True, which="both", color="0.92", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def plot_parity(found: Mapping[str, Errors], path: Path) -> None:
     """Predicted against true values, a row for each set and a column for each label."""
     labels = list(dict.fromkeys(label for errors in found.values() for label in errors.compared)) or ["energy"]
-    size = (4 * len(labels), 4 * len(found))
-    figure, rows = plt.subplots(len(found), len(labels), figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(figsize=(4 * len(labels), 4 * len(found)), layout="constrained")
+    rows = figure.subplots(len(found), len(labels), squeeze=False)
     for (name, errors), row in zip(found.items(), rows, strict=True):
         for axes, label in zip(row, labels, strict=True):
             compared = errors.compared.get(label)
@@ -60,7 +57,6 @@ def plot_parity(found: Mapping[str, Errors], path: Path) -> None:
             _parity(axes, label, compared)
             axes.set_title(NAMES.get(name, name))
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _parity(axes: Axes, label: str, compared: Compared) -> None:

@@ -92,6 +92,10 @@ class ReportSettings:
     samples: str = option("", "folder of PDB files to judge, instead of sampling", str, metavar="FOLDER")
     lengths: tuple[int, ...] = option((64, 96), "residues", counted, nargs="+")
     count: int = option(32, "backbones of each length and seed", counted)
+    unguided: int = option(16, "backbones of each length that are made without guidance, beside them; 0: none", whole)
+    requests: int = option(
+        34, "held-out chains, at most, of which motifs, structure and variations are asked for; 0: none", whole
+    )
     seeds: tuple[int, ...] = option((0, 1, 2), "each a set of backbones", whole, nargs="+")
     steps: int = option(60, "evaluations of the network for each backbone", counted)
     at_once: int = option(16, "backbones that are computed together", counted)

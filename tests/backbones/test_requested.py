@@ -112,7 +112,7 @@ def test_trials_ask_for_what_held_out_chains_have() -> None:
         steps = motif.places.diff()
         assert sorted(steps.tolist())[:-1] == [1] * (2 * trials.TWO - 2)
         assert trials.GAPS[0] < int(steps.max()) <= trials.GAPS[1] + 1
-        assert 0 < int(motif.places[0])
+        assert int(motif.places[0]) > 0
         assert int(motif.places[-1]) < trials.BUILT - 1
     found = trials.trials(given_back, chains)
     assert set(found) == {"motifs", "structure", "variations"}

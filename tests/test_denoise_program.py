@@ -73,6 +73,7 @@ def test_help_explains_every_option_at_once(capsys: pytest.CaptureFixture[str]) 
         (["--mixed-precision", "fp64"], "--mixed-precision"),
         (["--step", "3"], "--step"),
         (["--resume", "--lr", "1"], "leave out --lr"),
+        (["--resume", "--steps", "2000", "--lr", "0.003"], "leave out --lr"),  # also if it is the default
         (["--data", "none.pkl"], "cannot read none.pkl"),
         (["--resume", "never"], "there is no checkpoint"),
         (["--resume"], "there is no run"),
@@ -144,6 +145,24 @@ def test_out_of_time_then_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "time is up at step 1 of 3; --resume parts goes on" in capsys.readouterr().out
     assert call("--runs", tmp_path, "--resume") == 0
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+
+
+def test_resumed_for_longer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of one step that becomes a run of three, stopped again on the way, is what such a run would have been."""
+    arguments = ["--runs", tmp_path, *SMALL]
+    assert call(*arguments, "--name", "whole", "--steps", 3) == 0
+    assert call(*arguments, "--name", "parts", "--steps", 1) == 0
+    assert call("--runs", tmp_path, "--resume", "parts", "--steps", 3, "--max-minutes", 1e-9) == 0
+    assert load_checkpoint(tmp_path / "parts" / "checkpoint.pt")["about"]["steps"] == 3
+    assert call("--runs", tmp_path, "--resume", "parts", "--steps", 1) == 2
+    assert "parts has done, got 1" in capsys.readouterr().err
+    assert call("--runs", tmp_path, "--resume", "parts") == 0
+    whole, parts = (metrics_of(tmp_path / name) for name in ("whole", "parts"))
+    assert len(parts) == 3
+    assert [{**row, "valid": ""} for row in parts] == [{**row, "valid": ""} for row in whole]
+    default = Settings.__dataclass_fields__["steps"].default  # is not taken for none
+    assert call("--runs", tmp_path, "--resume", "parts", "--steps", default, "--max-minutes", 1e-9) == 0
+    assert f"time is up at step 4 of {default}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

@@ -229,6 +229,27 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     assert ((tmp_path / "checkpoint.pt").read_bytes(), (tmp_path / "metrics.csv").read_bytes()) == before
 
 
+def test_a_run_that_becomes_longer(tmp_path: Path) -> None:
+    """Stopped while the rate still rises, it goes on as a run that was meant to be so long from the start."""
+    for name, steps in (("long", 12), ("short", 6)):
+        toy.run(tmp_path / name, steps=steps, stop_at=2, stop_signal=signal.SIGTERM)
+        assert toy.run(tmp_path / name, steps=12, resume=True).step == 12
+    assert_same_run(tmp_path / "long", tmp_path / "short")
+
+
+def test_a_finished_run_becomes_longer(tmp_path: Path) -> None:
+    toy.run(tmp_path, steps=6)
+    with pytest.raises(FloatingPointError):  # before the next checkpoint
+        toy.run(tmp_path, steps=12, resume=True, lr=math.inf)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert (checkpoint["step"], checkpoint["about"]) == (6, {"steps": 12})
+    toy.run(tmp_path, steps=12, resume=True)
+    rates = [float(row["lr"]) for row in read_metrics(tmp_path / "metrics.csv")]
+    assert rates == pytest.approx(
+        [0.05 * learning_rate(step, 6 if step < 6 else 12, 2) for step in range(12)], rel=1e-5
+    )
+
+
 def test_resuming_with_another_model_is_an_error(tmp_path: Path) -> None:
     toy.run(tmp_path)
     checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")

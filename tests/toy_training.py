@@ -73,7 +73,7 @@ def run(
         settings=chosen,
         accelerator=Accelerator(cpu=True, gradient_accumulation_steps=chosen.accumulate),
         folder=folder,
-        about={},
+        about={"steps": chosen.steps},
         validate=lambda averaged: averaged(torch.ones(1, 4)).item(),
         resume=load_checkpoint(folder / "checkpoint.pt") if resume else None,
         collate_fn=join if ragged else None,

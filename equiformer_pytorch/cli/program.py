@@ -61,7 +61,7 @@ def make_parser(program: Program) -> Parser:
         nargs="?",
         const=LATEST,
         metavar="NAME",
-        help="go on with this run, or with the latest; its settings stay",
+        help="go on with this run, or with the latest; its settings stay, but with --steps it becomes longer",
     )
     run.add_argument(
         "--max-minutes",
@@ -69,7 +69,7 @@ def make_parser(program: Program) -> Parser:
         default=program.max_minutes,
         help=f"stop training after that long, to be resumed at will (default: {program.max_minutes or 'never'})",
     )
-    add_options(parser.add_argument_group("settings, fixed when a run begins"), program.settings)
+    add_options(parser.add_argument_group("settings, fixed when a run begins, but for --steps"), program.settings)
     return parser
 
 
@@ -79,17 +79,13 @@ def add_options(group: argparse._ActionsContainer, settings: type) -> None:
         default = " ".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
         metadata = dict(option.metadata)
         metadata["help"] += f" (default: {default})" if default not in (None, "", False) else ""
-        group.add_argument("--" + option.name.replace("_", "-"), default=option.default, **metadata)
+        group.add_argument("--" + option.name.replace("_", "-"), default=argparse.SUPPRESS, **metadata)
 
 
 def given_options(args: argparse.Namespace, settings: type) -> dict[str, Any]:
-    """What differs from the defaults, by field."""
-    given = {}
-    for option in fields(settings):
-        value = getattr(args, option.name)
-        if value != option.default:
-            given[option.name] = tuple(value) if isinstance(value, list) else value
-    return given
+    """What was named on the command line, by field; also where it is the default."""
+    named = {option.name: getattr(args, option.name) for option in fields(settings) if option.name in args}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in named.items()}
 
 
 def main(program: Program, arguments: Sequence[str] | None = None) -> int:
@@ -97,8 +93,9 @@ def main(program: Program, arguments: Sequence[str] | None = None) -> int:
     parser = make_parser(program)
     args = parser.parse_args(arguments)
     given = given_options(args, program.settings)
-    if args.resume is not None and (given or args.name):
-        parser.error(f"--resume keeps a run's name and settings; leave out --{[*given, 'name'][0].replace('_', '-')}")
+    fixed = [name for name in given if name != "steps"] + ["name"] * (args.name is not None)
+    if args.resume is not None and fixed:
+        parser.error(f"--resume keeps a run's name and settings; leave out --{fixed[0].replace('_', '-')}")
     try:
         module = import_module(program.module)
         from equiformer_pytorch.training import runs
@@ -110,7 +107,8 @@ def main(program: Program, arguments: Sequence[str] | None = None) -> int:
             settings = program.settings(**given)
             stopped_by = runs.start(module.prepare, settings, args.runs, args.name, program.stem, args.max_minutes)
         else:
-            stopped_by = runs.resume(module.prepare, program.settings, args.runs, args.resume or None, args.max_minutes)
+            name, steps = args.resume or None, given.get("steps")
+            stopped_by = runs.resume(module.prepare, program.settings, args.runs, name, args.max_minutes, steps)
     except (*runs.SETUP_ERRORS, *module.SETUP_ERRORS) as error:
         return fail(program.name, error, 2)
     except FloatingPointError as error:

@@ -140,7 +140,8 @@ def train(
         workers: further processes that load samples and collate them.
 
     It stops early, with a checkpoint, after `settings.max_seconds` or on SIGINT or SIGTERM; the schedule is a function
-    of the step alone, so resuming goes on as if nothing had been.
+    of the step alone, so resuming goes on as if nothing had been. Resumed with other `settings.steps`, a run goes on at
+    the learning rate of a run of so many.
     """
     step, seconds_before = (0, 0.0) if resume is None else (resume["step"], resume["seconds"])
     processes = accelerator.num_processes
@@ -206,8 +207,8 @@ def train(
         if accelerator.is_main_process:
             metrics = MetricsFile(folder / "metrics.csv", COLUMNS, step)
             stack.callback(metrics.close)
-        if resume is None:
-            save()
+        if resume is None or resume["about"] != about:
+            save()  # what the run is to be, also if it is killed before the next checkpoint
         losses: list[Tensor] = []
         micro_batches = 0
         for batch in loader:

@@ -8,7 +8,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,15 +96,32 @@ def start(
 
 
 def resume(
-    prepare: Prepare[Settings], kind: type[Settings], runs: Path, name: str | None, max_minutes: float | None
+    prepare: Prepare[Settings],
+    kind: type[Settings],
+    runs: Path,
+    name: str | None,
+    max_minutes: float | None,
+    steps: int | None = None,
 ) -> signal.Signals | None:
-    """An old run, from its last checkpoint. Returns the signal that stopped it, if one did."""
+    """An old run, from its last checkpoint. Returns the signal that stopped it, if one did.
+
+    With `steps` it has as many from here on, more or fewer than before: the samples go on as they would have, and the
+    learning rate is that of a run of so many steps, so rises where the run becomes longer. The run keeps them.
+
+    Raises:
+        RunError: if there is no such run, or it has done more than `steps` already.
+        CheckpointError: if the checkpoint is damaged, or of something else.
+    """
     folder = old_folder(runs, name)
     checkpoint = load_checkpoint(folder / CHECKPOINT)
     try:
         settings = kind(**checkpoint["about"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CHECKPOINT} is not of a run of this version") from error
+    if steps is not None:
+        if steps < checkpoint["step"]:
+            raise RunError(f"--steps must be at least the {checkpoint['step']} that {folder} has done, got {steps}")
+        settings = replace(settings, steps=steps)
     with _accelerated(settings, runs) as accelerator:
         return _carry_out(prepare, settings, folder, checkpoint, accelerator, max_minutes)
 

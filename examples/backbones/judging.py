@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from equiformer_pytorch.training.checkpoint import CheckpointError
-from examples.backbones.chains import load_chains
+from examples.backbones.chains import Chains, load_chains
 from examples.backbones.making import generate, load_network
 from examples.backbones.measures.report import SAMPLES, report
 from examples.backbones.requests import RequestError
 from examples.backbones.sampling import Plan, Task
 from examples.backbones.settings import ReportSettings
 from examples.backbones.structures import StructureError, read_chain
+from examples.backbones.trials import PIECE, Trials, trials
 
 SETUP_ERRORS = (RequestError, StructureError, CheckpointError, OSError)
 
@@ -28,22 +30,34 @@ def judge(settings: ReportSettings) -> None:
     out = Path(settings.out)
     if out.exists():
         raise RequestError(f"{out} exists already: choose another --out")
+    chains = load_chains().compact()
     if settings.samples:
-        paths = sorted(Path(settings.samples).glob("*.pdb"))
-        paths = [path for path in paths if not path.stem.endswith("-trajectory")]
-        if not paths:
-            raise RequestError(f"{settings.samples} has no PDB files")
-        backbones = [read_chain(path).coords for path in paths]
+        backbones, unguided, asked = given(Path(settings.samples)), [], {}
     else:
-        backbones = sampled(settings)
-    table = report(backbones, load_chains().compact(), out)
+        backbones, unguided, asked = sampled(settings, chains)
+    table = report(backbones, chains, out, unguided=unguided, asked=asked)
     print(json.dumps(table[SAMPLES], indent=1))
     print(f"{len(backbones)} backbones judged: {out / 'report.md'}")
 
 
-def sampled(settings: ReportSettings) -> list[Tensor]:
-    """`count` backbones of each length and seed."""
+def given(folder: Path) -> list[Tensor]:
+    """The backbones of a folder's PDB files."""
+    paths = [path for path in sorted(folder.glob("*.pdb")) if not path.stem.endswith("-trajectory")]
+    if not paths:
+        raise RequestError(f"{folder} has no PDB files")
+    return [read_chain(path).coords for path in paths]
+
+
+def sampled(settings: ReportSettings, chains: Chains) -> tuple[list[Tensor], list[Tensor], Trials]:
+    """`count` backbones of each length and seed, fewer without guidance, and what comes of requests."""
+    held_out = [chain for chain in (*chains.valid, *chains.test) if len(chain) >= PIECE][: settings.requests]
+    if len(held_out) == 1:
+        raise RequestError("--requests must be 0, or 2 or more, which are compared with each other; got 1")
+    network = load_network(settings.model)
     seeds = [seed * settings.count + number for seed in settings.seeds for number in range(settings.count)]
-    tasks = [Task(length, seed) for length in settings.lengths for seed in seeds]
     plan = Plan(steps=settings.steps, guided_below=settings.guided_below)
-    return generate(load_network(settings.model), tasks, plan, settings.at_once)
+    make = partial(generate, network, plan=plan, at_once=settings.at_once)
+    free = make([Task(length, seed) for length in settings.lengths for seed in seeds])
+    tasks = [Task(length, seed) for length in settings.lengths for seed in seeds[: settings.unguided]]
+    unguided = generate(network, tasks, Plan(steps=settings.steps, guided_below=0), settings.at_once) if tasks else []
+    return free, unguided, trials(make, held_out) if held_out else {}

@@ -16,6 +16,7 @@ from examples.backbones import requests, saved
 from examples.backbones.geometry import atoms_of
 from examples.backbones.measures import designs, local
 from examples.backbones.measures.compare import rmsd
+from examples.backbones.measures.requested import motif_found
 from examples.backbones.measures.secondary import secondary_structure
 from examples.backbones.network import OPEN, STRUCTURES, BackboneNetwork
 from examples.backbones.pictures import gallery, write_gif
@@ -104,15 +105,13 @@ def described(task: Task, coords: Tensor) -> dict[str, object]:
         if task.known is None:
             about["rmsd"] = round(rmsd(coords, given), 2)
         else:
-            # O depends on the next residue, which may be a new one.
-            about["motif_rmsd"] = round(rmsd(coords[task.known, :3], given[task.known, :3]), 2)
-            edges = task.known[1:] != task.known[:-1]
-            bonds = (coords[1:, 0] - coords[:-1, 2]).norm(dim=-1)[edges]
-            about["longest_junction"] = round(float(bonds.max()), 2)
+            found = motif_found(coords, given[task.known], task.known)
+            about["motif_rmsd"] = round(found.rmsd, 2)
+            about["longest_junction"] = round(found.junction, 2)
     if task.structure is not None and bool((task.structure != OPEN).any()):
         asked = task.structure != OPEN
-        found = torch.tensor([STRUCTURES.index(letter) for letter in letters])
-        about["as_asked"] = round(float((found == task.structure)[asked].float().mean()), 2)
+        tokens = torch.tensor([STRUCTURES.index(letter) for letter in letters])
+        about["as_asked"] = round(float((tokens == task.structure)[asked].float().mean()), 2)
     return about
 
 

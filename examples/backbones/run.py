@@ -17,17 +17,31 @@ from examples.backbones import learning, saved, sources
 from examples.backbones.chains import SHIPPED, Chains
 from examples.backbones.network import BackboneNetwork, NetworkArguments
 from examples.backbones.settings import Settings
+from examples.backbones.split import SplitError
+from examples.backbones.structures import StructureError
 
-SETUP_ERRORS = (ValueError, ImportError)
+SETUP_ERRORS = (StructureError, SplitError)
 LEVELS = (0.3, 1.0, 3.0, 10.0)
 """Å, the noise levels at which the validation chains are estimated."""
 
 
 def load_chains(settings: Settings) -> Chains:
-    """The compact ones of what the settings name."""
+    """The compact ones of what the settings name.
+
+    Raises:
+        StructureError, SplitError: if it cannot be had, or none of the chains to train on or to validate is compact.
+    """
     if settings.casp_version is not None:
-        return sources.download(settings.casp_version, settings.thinning, Path(settings.download_folder)).compact()
-    return sources.load(Path(settings.data) if settings.data else SHIPPED).compact()
+        chains = sources.download(settings.casp_version, settings.thinning, Path(settings.download_folder))
+    else:
+        chains = sources.load(Path(settings.data) if settings.data else SHIPPED)
+    compact = chains.compact()
+    if not (compact.train and compact.valid):
+        raise StructureError(
+            f"of {len(chains.train)} chains to train on {len(compact.train)} are compact, of {len(chains.valid)} to "
+            f"validate {len(compact.valid)}: at least one of each is wanted"
+        )
+    return compact
 
 
 def make_network(settings: Settings) -> BackboneNetwork:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from equiformer_pytorch.training.options import TrainingOptions, at_least, count, flag, option, positive, share, whole
+from equiformer_pytorch.training.options import at_least, count, flag, option, share, whole
+from examples.denoising.settings import DownloadOptions
 
 counted = count  # of classes that have a field of that name
+of_residues = at_least(int, 2)
 
 
 @dataclass(frozen=True)
-class Settings(TrainingOptions):
+class Settings(DownloadOptions):
     """One field per option of `generate_backbones train`, with its help."""
 
-    steps: int = option(12000, "optimizer steps; the learning rate's schedule spans them", count)
+    steps: int = option(36000, "optimizer steps; the learning rate's schedule spans them", count)
     batch_size: int = option(2, "samples per process and micro-batch", count)
     ema: float = option(0.999, "decay per step of the averaged weights, which are evaluated", share)
     warmup: int = option(100, "steps of rising learning rate", whole)
@@ -24,13 +26,6 @@ class Settings(TrainingOptions):
         "", "what to learn from instead of the shipped chains: a folder of PDB or mmCIF files, or a pickle in "
         "sidechainnet's format", str, metavar="PATH",
     )  # fmt: skip
-    casp_version: int | None = option(
-        None, "download SidechainNet of this CASP and learn from it", int, choices=range(7, 13)
-    )
-    thinning: int = option(
-        30, "which SidechainNet of that CASP: sequence identity in percent", int, choices=(30, 50, 70, 90, 95, 100)
-    )
-    download_folder: str = option("sidechainnet_data", "where downloads are kept", str, metavar="FOLDER")
     crop: int = option(96, "most residues of a training crop; half of it is the least", count)
     motifs: float = option(0.2, "share of the crops of which a motif is given", share)
     structures: float = option(0.25, "share of the crops whose secondary structure is given", share)
@@ -51,7 +46,7 @@ class SampleSettings:
 
     out: str = option("backbones", "folder for what is made; must not be there yet", str, metavar="FOLDER")
     model: str = option("", "a run's folder or its model.pt, instead of the shipped model", str, metavar="PATH")
-    lengths: tuple[int, ...] = option((64,), "residues; backbones of each length are made", counted, nargs="+")
+    lengths: tuple[int, ...] = option((64,), "residues; backbones of each length are made", of_residues, nargs="+")
     count: int = option(8, "backbones of each length", counted)
     seed: int = option(0, "of the first backbone; the next ones count on", whole)
     steps: int = option(60, "evaluations of the network for each backbone", counted)
@@ -75,7 +70,9 @@ class SampleSettings:
     )  # fmt: skip
     vary: str = option("", "PDB or mmCIF file with a backbone of which variations are made", str, metavar="FILE")
     noise: float = option(
-        3.0, "Å of noise from which variations start: the more, the farther from the given one", positive
+        3.0,
+        "Å of noise from which variations start: the more, the farther from the given one",
+        at_least(float, 0.1, excluded=True),
     )
     chain: str = option("", "which chain of the file, if it has several", str, metavar="NAME")
 
@@ -90,8 +87,12 @@ class ReportSettings:
     out: str = option("report", "folder for tables and plots; must not be there yet", str, metavar="FOLDER")
     model: str = option("", "a run's folder or its model.pt, instead of the shipped model", str, metavar="PATH")
     samples: str = option("", "folder of PDB files to judge, instead of sampling", str, metavar="FOLDER")
-    lengths: tuple[int, ...] = option((64, 96), "residues", counted, nargs="+")
+    lengths: tuple[int, ...] = option((64, 96), "residues", of_residues, nargs="+")
     count: int = option(32, "backbones of each length and seed", counted)
+    unguided: int = option(16, "backbones of each length that are made without guidance, beside them; 0: none", whole)
+    requests: int = option(
+        34, "held-out chains, at most, of which motifs, structure and variations are asked for; 0: none", whole
+    )
     seeds: tuple[int, ...] = option((0, 1, 2), "each a set of backbones", whole, nargs="+")
     steps: int = option(60, "evaluations of the network for each backbone", counted)
     at_once: int = option(16, "backbones that are computed together", counted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ def load(path: Path) -> Chains:
     files. `save_chains` keeps the result. A pickle has its own splits.
 
     Raises:
-        StructureError: if there is no such file or folder, or it has no usable chain.
-        ValueError: if a folder has too few folds to be split.
-        ImportError: if a pickle is given and sidechainnet is not installed.
+        StructureError: if there is no such file or folder, it cannot be read, or it has no usable chain; or if a pickle
+            is given and sidechainnet is not installed.
+        SplitError: if a folder has too few folds to be split.
     """
     if path.is_dir():
         return split_by_fold(read_folder(path, SHORTEST))
@@ -33,21 +34,32 @@ def load(path: Path) -> Chains:
         raise StructureError(f"{path} does not exist: an .npz file, a folder of structure files, or a .pkl is wanted")
     if path.suffix == ".npz":
         return load_chains(path)
-    from examples.denoising.data import load_file
-
-    return _of_splits(load_file(path))
+    data = _sidechainnet()
+    try:
+        return _of_splits(data.load_file(path))
+    except data.DataError as error:
+        raise StructureError(str(error)) from error
 
 
 def download(casp_version: int, thinning: int, folder: Path) -> Chains:
     """The chains of a published SidechainNet, from `folder` if they are there, otherwise from the network.
 
     Raises:
-        DataError: if the download fails or is damaged (`examples.denoising.data`, which does it).
-        ImportError: if sidechainnet is not installed.
+        StructureError: if the download fails or is damaged, or sidechainnet is not installed.
     """
-    from examples.denoising import data
+    data = _sidechainnet()
+    try:
+        return _of_splits(data.download(casp_version, thinning, folder))
+    except data.DataError as error:
+        raise StructureError(str(error)) from error
 
-    return _of_splits(data.download(casp_version, thinning, folder))
+
+def _sidechainnet() -> Any:
+    """What reads and downloads its files (`examples.denoising.data`)."""
+    try:
+        return import_module("examples.denoising.data")
+    except ModuleNotFoundError as error:
+        raise StructureError(f'the package {error.name} is missing: pip install -e ".[examples]"') from error
 
 
 def _of_splits(splits: Any) -> Chains:

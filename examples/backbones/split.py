@@ -14,6 +14,10 @@ LENGTHS = (60, 260)  # residues of chains that are held out for themselves
 HELD_OUT = {"valid": 10, "test": 24}  # compact chains
 
 
+class SplitError(ValueError):
+    """There are too few chains, or too few folds, to hold some out."""
+
+
 def split_by_fold(chains: Sequence[Chain], wanted: Mapping[str, int] = HELD_OUT) -> Chains:
     """Holds out chains, such that no held-out chain has a TM of 0.5 or more, of its length, to a training chain.
 
@@ -22,7 +26,7 @@ def split_by_fold(chains: Sequence[Chain], wanted: Mapping[str, int] = HELD_OUT)
     that is common here stay in training.
 
     Raises:
-        ValueError: if a split would be empty.
+        SplitError: if a split would be empty.
     """
     known: dict[tuple[int, int], float] = {}
     splits = ["train"] * len(chains)
@@ -44,7 +48,7 @@ def split_by_fold(chains: Sequence[Chain], wanted: Mapping[str, int] = HELD_OUT)
     }
     empty = [name for name, members in found.items() if not members]
     if empty:
-        raise ValueError(
+        raise SplitError(
             f"{len(chains)} chains cannot be split by fold: none is left for {' and '.join(empty)}; more chains of "
             f"{LENGTHS[0]} – {LENGTHS[1]} residues and of different folds are wanted"
         )

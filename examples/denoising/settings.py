@@ -11,10 +11,9 @@ SHIPPED = Path(__file__).resolve().parents[2] / "data" / "backbones.pkl"
 
 
 @dataclass(frozen=True)
-class Settings(TrainingOptions):
-    """One field per option of `denoise.py`, with its help."""
+class DownloadOptions(TrainingOptions):
+    """Of programs that can learn from a published SidechainNet."""
 
-    data: str = option(str(SHIPPED), "pickle in sidechainnet's format", str, metavar="FILE")
     casp_version: int | None = option(
         None, "download SidechainNet of this CASP instead of reading --data", int, choices=range(7, 13)
     )
@@ -22,6 +21,13 @@ class Settings(TrainingOptions):
         30, "which SidechainNet of that CASP: sequence identity in percent", int, choices=(30, 50, 70, 90, 95, 100)
     )
     download_folder: str = option("sidechainnet_data", "where downloads are kept", str, metavar="FOLDER")
+
+
+@dataclass(frozen=True)
+class Settings(DownloadOptions):
+    """One field per option of `denoise.py`, with its help."""
+
+    data: str = option(str(SHIPPED), "pickle in sidechainnet's format", str, metavar="FILE")
     held_out: int = option(8, "most chains per held-out split to evaluate on", count)
     noise: float = option(1.0, "standard deviation of the noise per coordinate, in Å", positive)
     crop: int = option(64, "residues in a training crop", count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ pytest.importorskip("tmtools", reason="needs the extra backbones")
 import gemmi
 import torch
 
-from examples.backbones import sources, structures
+from examples.backbones import run, sources, structures
 from examples.backbones.chains import SHIPPED, Chain, Chains, load_chains, save_chains
 from examples.backbones.geometry import atoms_of, bonds, grow
 from examples.backbones.measures.folds import tm_score
-from examples.backbones.split import split_by_fold
+from examples.backbones.settings import Settings
+from examples.backbones.split import SplitError, split_by_fold
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -121,8 +123,26 @@ def test_folders(tmp_path: Path) -> None:
     with pytest.raises(structures.StructureError, match=r"1 files of .* have no piece of 40 residues"):
         sources.load(tmp_path)
     written(tmp_path / "long.pdb", helix(50))
-    with pytest.raises(ValueError, match="1 chains cannot be split by fold: none is left for valid and test"):
+    with pytest.raises(SplitError, match="1 chains cannot be split by fold: none is left for valid and test"):
         sources.load(tmp_path)
+
+
+def test_pickles_that_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "damaged.pkl").write_bytes(b"nothing")
+    monkeypatch.setitem(sys.modules, "examples.denoising.data", None)
+    with pytest.raises(structures.StructureError, match=r"examples\.denoising\.data is missing: pip install"):
+        sources.load(tmp_path / "damaged.pkl")
+    monkeypatch.undo()
+    pytest.importorskip("sidechainnet", reason="needs the extra examples")
+    with pytest.raises(structures.StructureError, match=r"damaged\.pkl is not a sidechainnet pickle"):
+        sources.load(tmp_path / "damaged.pkl")
+
+
+def test_chains_none_of_which_is_compact(tmp_path: Path) -> None:
+    one = helix(60)
+    save_chains(Chains((one,), (one,), (one,)), tmp_path / "long.npz")
+    with pytest.raises(structures.StructureError, match=r"of 1 chains to train on 0 are compact, of 1 to validate 0"):
+        run.load_chains(Settings(data=str(tmp_path / "long.npz")))
 
 
 def test_mmcif_of_a_folder(chains: Chains, tmp_path: Path) -> None:

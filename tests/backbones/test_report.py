@@ -29,18 +29,21 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chains = load_chains().compact()
     few = Chains(chains.train[-12:], chains.valid, chains.test)
     samples = [chain.coords[:48] for chain in chains.valid[:2]] + [chains.valid[2].coords[:40]]
-    table = report.report(samples, few, tmp_path)
-    assert set(table) == {report.SAMPLES, report.WHOLE, report.CROPS, report.POLYMER, report.JOINED}
+    asked = {"variations": {"noise 1 Å": {"count": 2, "distance": 0.5}, "noise 2 Å": {"count": 2, "distance": 0.875}}}
+    table = report.report(samples, few, tmp_path, unguided=samples[:1], asked=asked)
+    assert set(table) == {report.SAMPLES, report.UNGUIDED, report.WHOLE, report.CROPS, report.POLYMER, report.JOINED}
     for column in table.values():
         assert list(column) == [key for key in ROWS if key in column]
         assert column["ca_steps"] > 0.9
     assert table[report.POLYMER]["atom_clashes"] > table[report.SAMPLES]["atom_clashes"]
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["all"] == table
+    assert written["requests"] == asked
     assert written["by_length"]["samples, 48"]["ca_steps"] > 0.9
     text = (tmp_path / "report.md").read_text()
     assert designs.INSTALL in text
-    assert "3 samples of 40, 48 residues" in text
+    assert "3 samples of 40, 48 residues (1 more without guidance)" in text
+    assert "| RMSD of CA, mean, Å | 0.50 | 0.88 |" in text
     for picture in ("gallery.png", "ramachandran.png", "contacts.png"):
         assert picture in text
         with Image.open(tmp_path / picture) as image:

@@ -49,18 +49,31 @@ def planar(coords: Tensor) -> float:
     return float((math.pi - omega.abs() <= PLANAR).float().mean())
 
 
-def ca_clashes(coords: Tensor) -> float:
-    """Pairs of CA, not of neighbours, closer than 3.7 Å, per 100 residues."""
-    distances = _distances(coords[:, 1], apart=2)
-    return 100 * int((distances < CA_CLASH).sum()) / len(coords)
+def ca_clashes(coords: Tensor, of: Tensor | None = None) -> float:
+    """Pairs of CA, not of neighbours, closer than 3.7 Å, per 100 residues.
+
+    With `of` (residues,), bool, only pairs count of which one or both are of these residues.
+    """
+    i, j = _pairs(coords, of)
+    return 100 * int(((coords[i, 1] - coords[j, 1]).norm(dim=-1) < CA_CLASH).sum()) / len(coords)
 
 
-def atom_clashes(coords: Tensor) -> float:
-    """Pairs of N, CA, C and O of residues two or more apart that are closer than any contact, per 100 residues."""
+def atom_clashes(coords: Tensor, of: Tensor | None = None) -> float:
+    """Pairs of N, CA, C and O of residues two or more apart that are closer than any contact, per 100 residues.
+
+    `of` as of `ca_clashes`.
+    """
     limits = coords.new_tensor([[ATOM_CLASH["".join(sorted(a + b))] for b in ELEMENTS] for a in ELEMENTS])
-    i, j = torch.triu_indices(len(coords), len(coords), 2)
+    i, j = _pairs(coords, of)
     close = torch.cdist(coords[i], coords[j]) < limits
     return 100 * int(close.sum()) / len(coords)
+
+
+def _pairs(coords: Tensor, of: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Residues two or more apart, one or both of `of`."""
+    i, j = torch.triu_indices(len(coords), len(coords), 2)
+    counted = torch.ones_like(i, dtype=torch.bool) if of is None else of[i] | of[j]
+    return i[counted], j[counted]
 
 
 def long_range_contacts(coords: Tensor) -> float:

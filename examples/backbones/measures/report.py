@@ -9,17 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from examples.backbones import trials
 from examples.backbones.chains import Chains
 from examples.backbones.measures import designs, references
 from examples.backbones.measures.local import Ramachandran
 from examples.backbones.measures.plots import plot_contacts, plot_ramachandran
 from examples.backbones.measures.table import markdown, measure, summary
 from examples.backbones.pictures import gallery
+from examples.backbones.trials import Trials
 
 PER_LENGTH = 16  # of each kind of reference
 SHOWN = 8  # in a row of pictures
-SAMPLES, WHOLE, CROPS, POLYMER, JOINED = (
+SAMPLES, UNGUIDED, WHOLE, CROPS, POLYMER, JOINED = (
     "samples",
+    "samples without guidance",
     "natural, held out, whole",
     "natural crops",
     "polymer",
@@ -28,10 +31,10 @@ SAMPLES, WHOLE, CROPS, POLYMER, JOINED = (
 LONGEST_WHOLE = 200  # residues of natural chains that are measured whole
 TEXT = """# Generated backbones
 
-{count} samples of {lengths} residues, beside held-out natural chains ({whole} of up to {longest} residues, whole; and
-compact pieces of them as long as the samples), and two polymers of ideal residues: one whose φ and ψ are those of
-natural residues, each drawn by itself; and one of helices and strands as frequent and as long as in nature, joined by
-coil.
+{count} samples of {lengths} residues ({unguided} more without guidance), beside held-out natural chains ({whole} of up
+to {longest} residues, whole; and compact pieces of them as long as the samples), and two polymers of ideal residues:
+one whose φ and ψ are those of natural residues, each drawn by itself; and one of helices and strands as frequent and as
+long as in nature, joined by coil.
 
 {table}
 Helices and strands are by hydrogen bonds alone (pydssp), which also sees them in a random walk (0.4 of its
@@ -43,7 +46,7 @@ None of these says that a sequence folds into the backbone: nothing here can ver
 
 ## By length
 
-{by_length}
+{by_length}{requests}
 ## Pictures
 
 ![backbones](gallery.png)
@@ -56,10 +59,25 @@ WITH = """I is the entropy of the composition of the sequences that ProteinMPNN 
 backbone says of each letter. It means something only together with the clashes. (Their −ln p alone is best for broken
 backbones, for which ProteinMPNN puts the same few letters everywhere.)
 """
+REQUESTS = f"""
+## On request
+
+Of held-out chains. *Motifs* are built into backbones of {trials.BUILT} residues; their RMSD is that of N, CA and C,
+and of clashes those count in which a new residue takes part. *Secondary structure* is that of the most compact
+{trials.PIECE} residues, asked for residue by residue. *Variations* are of such pieces.
+
+"""
 WITHOUT = f"Without ProteinMPNN there is no I: `{designs.INSTALL}`.\n"
 
 
-def report(samples: Sequence[Tensor], chains: Chains, out: Path, seed: int = 0) -> dict[str, dict[str, float]]:
+def report(
+    samples: Sequence[Tensor],
+    chains: Chains,
+    out: Path,
+    seed: int = 0,
+    unguided: Sequence[Tensor] = (),
+    asked: Trials | None = None,
+) -> dict[str, dict[str, float]]:
     """Measures samples beside natural chains and two baselines; writes report.md, report.json and plots to a folder.
 
     Args:
@@ -67,6 +85,8 @@ def report(samples: Sequence[Tensor], chains: Chains, out: Path, seed: int = 0) 
         chains: those trained on, and those held out.
         out: the folder; it is made if it is not there.
         seed: of the baselines and of the choice of natural pieces.
+        unguided: samples without guidance, measured beside.
+        asked: what came of requests, by `trials`.
 
     Returns:
         By column ("samples", …) and measure (`table.ROWS`) what report.json has as "all".
@@ -92,6 +112,7 @@ def report(samples: Sequence[Tensor], chains: Chains, out: Path, seed: int = 0) 
     }
     sets: dict[str, list[Tensor]] = {
         SAMPLES: samples,
+        UNGUIDED: list(unguided),
         WHOLE: [chain.coords for chain in chains.test if len(chain) <= LONGEST_WHOLE],
     }
     for name, (make, of) in makers.items():
@@ -108,7 +129,8 @@ def report(samples: Sequence[Tensor], chains: Chains, out: Path, seed: int = 0) 
         if (found := [row for row in rows.get(name, ()) if row["residues"] == length])
     }
 
-    (out / "report.json").write_text(json.dumps({"all": table, "by_length": by_length}, indent=1), encoding="utf-8")
+    found = {"all": table, "by_length": by_length, "requests": asked or {}}
+    (out / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     text = TEXT.format(
         count=len(samples),
         lengths=", ".join(map(str, lengths)),
@@ -117,6 +139,8 @@ def report(samples: Sequence[Tensor], chains: Chains, out: Path, seed: int = 0) 
         table=markdown(table),
         sequences=WITH if sequences else WITHOUT,
         by_length=markdown(by_length),
+        unguided=len(unguided),
+        requests=REQUESTS + "\n".join(markdown(columns, trials.ROWS) for columns in asked.values()) if asked else "",
     )
     (out / "report.md").write_text(text, encoding="utf-8")
     shown = {name: _spread(members, SHOWN) for name, members in sets.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -99,10 +99,10 @@ def summary(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: found[key] for key in ROWS if key in found}
 
 
-def markdown(columns: dict[str, dict[str, float]]) -> str:
-    """A table of some sets of backbones side by side."""
+def markdown(columns: Mapping[str, Mapping[str, float]], rows: Mapping[str, tuple[str, int]] = ROWS) -> str:
+    """A table of figures side by side, of rows with a title and digits."""
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for key, (title, digits) in ROWS.items():
+    for key, (title, digits) in rows.items():
         if any(key in column for column in columns.values()):
             cells = (f"{column[key]:.{digits}f}" if key in column else "" for column in columns.values())
             lines.append(f"| {title} | " + " | ".join(cells) + " |")

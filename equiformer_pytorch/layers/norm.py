@@ -1,7 +1,7 @@
 """Normalisation of equivariant features."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Float64
@@ -45,12 +45,75 @@ class Norm(ExactConstants):
     ) -> Float[Tensor, "points width"]:
         """`gain` is :meth:`spread_gain`, for a layer that has it already."""
         gain = self.spread_gain([self.gain])[0] if gain is None else gain
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        mean, floor = self.cast("mean", wide.dtype), self.cast("floor", wide.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            if traced():
-                return (wide * (torch.addmm(floor, wide * wide, mean).rsqrt() @ gain.to(wide.dtype))).to(x.dtype)
-            return _Normed.apply(wide, gain.to(wide.dtype), mean, floor).to(x.dtype)  # pyright: ignore[reportOptionalMemberAccess]
+        wide = at_least_single(x)
+        return normed(wide, gain, self.cast("mean", wide.dtype), self.cast("floor", wide.dtype)).to(x.dtype)
+
+
+class LengthNorm(ExactConstants):
+    r"""Invariants z of a message by their root mean square, to a learned degree,
+
+    .. math:: y = z \odot \Bigl(\frac{\gamma}{\sqrt{\epsilon + \langle z^2 \rangle}} + \beta\Bigr),
+
+    with γ = 1 and β = 0 in a new layer. With γ = 0 and β = 1 it does nothing: weights from before release 1.4, which
+    have neither, load as such, so that models that were trained without it give what they gave.
+    """
+
+    eps = 1e-6
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.stack((torch.ones(channels), torch.zeros(channels))))
+        self.constant("mean", length_weights, channels)
+        self.constant("floor", length_floor, self.eps)
+
+    def forward(self, z: Float[Tensor, "*rows channels"]) -> Float[Tensor, "*rows channels"]:
+        """y, computed in at least float32, of the dtype of z."""
+        wide = at_least_single(z).flatten(0, -2)
+        found = normed(wide, self.gain, self.cast("mean", wide.dtype), self.cast("floor", wide.dtype))
+        return found.to(z.dtype).view(z.shape)
+
+    @torch.no_grad()
+    def leave_out(self) -> None:
+        """From here on it does nothing, until it is trained."""
+        self.gain.copy_(without_norm(self.gain))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        state_dict.setdefault(prefix + "gain", without_norm(self.gain))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def without_norm(gain: Float[Tensor, "two channels"]) -> Float[Tensor, "two channels"]:
+    """The γ and β of a :class:`LengthNorm` that does nothing."""
+    return torch.stack((torch.zeros_like(gain[0]), torch.ones_like(gain[1])))
+
+
+def at_least_single(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In float32 what is narrower."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def normed(
+    x: Float[Tensor, "rows width"],
+    gain: Float[Tensor, "means width"],
+    mean: Float[Tensor, "width means"],
+    floor: Float[Tensor, " means"],
+) -> Float[Tensor, "rows width"]:
+    """x ⊙ (r G), r = (x² M + ε)^(-½), in the precision of x, also under autocast."""
+    gain = gain.to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        if traced():
+            return x * (torch.addmm(floor, x * x, mean).rsqrt() @ gain)
+        return cast(Tensor, _Normed.apply(x, gain, mean, floor))
+
+
+def length_weights(channels: int) -> Float64[Tensor, "channels two"]:
+    """Weights of the squares of invariants in their mean, and none for what is added to it."""
+    return torch.tensor((1 / channels, 0.0), dtype=torch.float64).expand(channels, 2).clone()
+
+
+def length_floor(eps: float) -> Float64[Tensor, " two"]:
+    """ε, and 1, whose root stands beside the length."""
+    return torch.tensor((eps, 1.0), dtype=torch.float64)
 
 
 def mean_weights(channels: Sequence[int]) -> Float64[Tensor, "width two"]:

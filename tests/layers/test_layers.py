@@ -8,7 +8,7 @@ from equiformer_pytorch.layers.embedding import NeighbourEmbedding
 from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.fiber import Fiber, join
 from equiformer_pytorch.layers.linear import Linear
-from equiformer_pytorch.layers.norm import Norm
+from equiformer_pytorch.layers.norm import LengthNorm, Norm
 from equiformer_pytorch.layers.so2 import SO2Linear
 from equiformer_pytorch.testing import assert_equivariant, assert_gradients
 from equiformer_pytorch.testing.equivariance import PROPER, TRANSFORMATIONS
@@ -338,3 +338,43 @@ def test_so2_maps_commute_with_turns_about_y():
     torch.testing.assert_close(out_turned, turn(out, 0.7))
     assert invariants.shape == (8, 5)
     assert (out_turned - out).abs().max() > 0.1
+
+
+# ---- the norm of the logits' invariants
+
+
+def test_length_norm_is_its_formula():
+    layer, z = shake(LengthNorm(5).double()), torch.randn(3, 4, 5, dtype=torch.float64)
+    gain, offset = layer.gain
+    wanted = z * (gain / (layer.eps + z.square().mean(-1, keepdim=True)).sqrt() + offset)
+    torch.testing.assert_close(layer(z), wanted, rtol=0, atol=1e-14)
+    fresh = LengthNorm(5).double()
+    assert (fresh(z).square().mean(-1) - 1).abs().max() < 1e-5
+
+
+def test_length_norm_has_derivatives():
+    layer, z = shake(LengthNorm(3).double()), torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
+    z.data[0, 0] = 0
+
+    def function(z: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, {"gain": gain}, (z,))
+
+    inputs = (z, layer.gain.detach().requires_grad_())
+    assert torch.autograd.gradcheck(function, inputs)
+    torch.testing.assert_close(function(*inputs)[0, 0], torch.zeros(3, dtype=torch.float64))
+    z.data[0, 0] = 0.3
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_length_norm_of_large_halves_is_finite(dtype):
+    out = LengthNorm(4).to(dtype)(torch.full((2, 4), 3e4, dtype=dtype))
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), torch.ones(2, 4), rtol=1e-2, atol=0)
+
+
+def test_no_length_norm_in_weights_from_before_it():
+    layer, z = LengthNorm(4), torch.randn(3, 4)
+    layer.load_state_dict({})
+    assert torch.equal(layer(z), z)
+    assert not torch.equal(LengthNorm(4)(z), z)

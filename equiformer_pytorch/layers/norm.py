@@ -11,7 +11,6 @@ from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.ops.dispatch import traced
 
-
 class Norm(ExactConstants):
     r"""Root-mean-square norm: degree 0 by itself, the higher degrees by the mean over all degrees,
 
@@ -46,74 +45,53 @@ class Norm(ExactConstants):
         """`gain` is :meth:`spread_gain`, for a layer that has it already."""
         gain = self.spread_gain([self.gain])[0] if gain is None else gain
         wide = at_least_single(x)
-        return normed(wide, gain, self.cast("mean", wide.dtype), self.cast("floor", wide.dtype)).to(x.dtype)
+        mean, floor = self.cast("mean", wide.dtype), self.cast("floor", wide.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            if traced():
+                return (wide * (torch.addmm(floor, wide * wide, mean).rsqrt() @ gain.to(wide.dtype))).to(x.dtype)
+            return _Normed.apply(wide, gain.to(wide.dtype), mean, floor).to(x.dtype)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-class LengthNorm(ExactConstants):
-    r"""Invariants z of a message by their root mean square, to a learned degree,
+class LengthNorm(nn.Module):
+    r"""Invariants z of a message by their root mean square,
 
-    .. math:: y = z \odot \Bigl(\frac{\gamma}{\sqrt{\epsilon + \langle z^2 \rangle}} + \beta\Bigr),
+    .. math:: y = z / \sqrt{\epsilon + \langle z^2 \rangle},
 
-    with γ = 1 and β = 0 in a new layer. With γ = 0 and β = 1 it does nothing: weights from before release 1.4, which
-    have neither, load as such, so that models that were trained without it give what they gave.
+    computed in at least float32. Weights from before release 1.4, whose models had no such norm, switch it off where they
+    are loaded, so that these models give what they gave.
     """
 
     eps = 1e-6
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.stack((torch.ones(channels), torch.zeros(channels))))
-        self.constant("mean", length_weights, channels)
-        self.constant("floor", length_floor, self.eps)
+        self.register_buffer("factors", torch.tensor(ON))
 
     def forward(self, z: Float[Tensor, "*rows channels"]) -> Float[Tensor, "*rows channels"]:
-        """y, computed in at least float32, of the dtype of z."""
-        wide = at_least_single(z).flatten(0, -2)
-        found = normed(wide, self.gain, self.cast("mean", wide.dtype), self.cast("floor", wide.dtype))
-        return found.to(z.dtype).view(z.shape)
+        """y, of the dtype of z."""
+        wide = at_least_single(z)
+        factors = self.get_buffer("factors").to(wide.dtype)
+        with torch.autocast(z.device.type, enabled=False):
+            if traced():
+                return (wide * _length_factor(wide, factors, self.eps)[1]).to(z.dtype)
+            return cast(Tensor, _OverLength.apply(wide, factors, self.eps)).to(z.dtype)
 
-    @torch.no_grad()
     def leave_out(self) -> None:
-        """From here on it does nothing, until it is trained."""
-        self.gain.copy_(without_norm(self.gain))
+        """From here on y = z."""
+        self.get_buffer("factors").copy_(torch.tensor(OFF))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        state_dict.setdefault(prefix + "gain", without_norm(self.gain))
+        state_dict.setdefault(prefix + "factors", torch.tensor(OFF))
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
-def without_norm(gain: Float[Tensor, "two channels"]) -> Float[Tensor, "two channels"]:
-    """The γ and β of a :class:`LengthNorm` that does nothing."""
-    return torch.stack((torch.zeros_like(gain[0]), torch.ones_like(gain[1])))
+ON, OFF = (1.0, 0.0), (0.0, 1.0)
+"""Of one over the length, and of 1, in what a :class:`LengthNorm` multiplies with."""
 
 
 def at_least_single(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """In float32 what is narrower."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def normed(
-    x: Float[Tensor, "rows width"],
-    gain: Float[Tensor, "means width"],
-    mean: Float[Tensor, "width means"],
-    floor: Float[Tensor, " means"],
-) -> Float[Tensor, "rows width"]:
-    """x ⊙ (r G), r = (x² M + ε)^(-½), in the precision of x, also under autocast."""
-    gain = gain.to(x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
-        if traced():
-            return x * (torch.addmm(floor, x * x, mean).rsqrt() @ gain)
-        return cast(Tensor, _Normed.apply(x, gain, mean, floor))
-
-
-def length_weights(channels: int) -> Float64[Tensor, "channels two"]:
-    """Weights of the squares of invariants in their mean, and none for what is added to it."""
-    return torch.tensor((1 / channels, 0.0), dtype=torch.float64).expand(channels, 2).clone()
-
-
-def length_floor(eps: float) -> Float64[Tensor, " two"]:
-    """ε, and 1, whose root stands beside the length."""
-    return torch.tensor((eps, 1.0), dtype=torch.float64)
 
 
 def mean_weights(channels: Sequence[int]) -> Float64[Tensor, "width two"]:
@@ -149,3 +127,28 @@ class _Normed(torch.autograd.Function):
         of_factor = slopes[0] * x
         of_squares = ((of_factor @ gain.mT) * scale.pow(3)) @ mean.mT
         return torch.addcmul(slopes[0] * factor, x, of_squares, value=-1), scale.mT @ of_factor, None, None
+
+
+def _length_factor(x: Tensor, factors: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Of each row one over its length, and what it is multiplied with."""
+    over = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return over, torch.addcmul(factors[1], factors[0], over)
+
+
+class _OverLength(torch.autograd.Function):
+    """With a backward pass that writes three tensors of the size of x; derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factors: Tensor, eps: float) -> Tensor:
+        over, factor = _length_factor(x, factors, eps)
+        ctx.eps = eps
+        ctx.save_for_backward(x, factors, over, factor)
+        return x * factor
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor):
+        x, factors, over, factor = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for the next derivative they must hang on x
+            over, factor = _length_factor(x, factors, ctx.eps)
+        of_square = (slopes[0] * x).mean(-1, keepdim=True) * over.pow(3)
+        return torch.addcmul(slopes[0] * factor, x, of_square * factors[0], value=-1), None, None

@@ -109,8 +109,7 @@ def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Ten
         parts[degree] = parts[degree] * gate.sigmoid()[:, :, None]
 
     if mlp:
-        gain, offset = layer.logit_norm.gain
-        z = z * (gain / (1e-6 + z.square().mean(2, keepdim=True)).sqrt() + offset)
+        z = z / (1e-6 + z.square().mean(2, keepdim=True)).sqrt()
     out, weights, first, seen = [], [], 0, 0
     of_heads = None if layer.to_gates is None else layer.to_gates(normed[:, : layer.fiber[0]]).sigmoid()
     queries = None if mlp else layer.to_query.fiber_out.split(layer.to_query(normed))

@@ -20,7 +20,7 @@ class MLPAttention(Attention):
 
     .. math:: s_{ij}^h = w_h \cdot f(\hat z_{ij}^h), \qquad f(z) = z\,\bigl(a + (1 - a)\,\sigma(z)\bigr),
 
-    with `attn_hidden_dim_mult` of them per head; ẑ is z over the root mean square of all invariants of the message
+    with `attn_hidden_dim_mult` of them per head; ẑ is z over the root mean square of all z of the message
     (:class:`~equiformer_pytorch.layers.norm.LengthNorm`; EquiformerV2 normalises there, too, section 4.2), without
     which training stands still for long where a point must first find out whom to attend to. f is LeakyReLU of slope a
     without its kink (as in EquiformerV2), so that forces are continuous. Gated messages are Equiformer's nonlinear values; its second tensor product is left
@@ -42,16 +42,16 @@ class MLPAttention(Attention):
         super().__init__(fiber, fiber_out, config, logit_invariants=sum(hidden))
         self.hidden = hidden
         self.slope = attn_leakyrelu_slope
-        self.logit_norm = LengthNorm(sum(hidden))
+        self.logit_norm = LengthNorm()
         self.to_logits = nn.ParameterList(
-            torch.randn(h, attn_hidden_dim_mult) * 4 * attn_hidden_dim_mult**-0.5 for h in self.heads
+            torch.randn(h, attn_hidden_dim_mult) * 2 * attn_hidden_dim_mult**-0.5 for h in self.heads
         )
         self._plan()
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(dict(state))
         if "logit_norm" not in self._modules:  # pickled as a whole by 1.3
-            self.logit_norm = LengthNorm(sum(self.hidden)).to(self.to_logits[0])
+            self.logit_norm = LengthNorm().to(self.to_logits[0])
             self.logit_norm.leave_out()
 
     def logit_parameters(self) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """Normalisation of equivariant features."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Float64
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.ops.dispatch import traced
-
 
 class Norm(ExactConstants):
     r"""Root-mean-square norm: degree 0 by itself, the higher degrees by the mean over all degrees,
@@ -45,12 +44,54 @@ class Norm(ExactConstants):
     ) -> Float[Tensor, "points width"]:
         """`gain` is :meth:`spread_gain`, for a layer that has it already."""
         gain = self.spread_gain([self.gain])[0] if gain is None else gain
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        wide = at_least_single(x)
         mean, floor = self.cast("mean", wide.dtype), self.cast("floor", wide.dtype)
         with torch.autocast(x.device.type, enabled=False):
             if traced():
                 return (wide * (torch.addmm(floor, wide * wide, mean).rsqrt() @ gain.to(wide.dtype))).to(x.dtype)
             return _Normed.apply(wide, gain.to(wide.dtype), mean, floor).to(x.dtype)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+class LengthNorm(nn.Module):
+    r"""Invariants z of a message by their root mean square,
+
+    .. math:: y = z / \sqrt{\epsilon + \langle z^2 \rangle},
+
+    computed in at least float32. Weights from before release 1.4, whose models had no such norm, switch it off where they
+    are loaded, so that these models give what they gave.
+    """
+
+    eps = 1e-6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factors", torch.tensor(ON))
+
+    def forward(self, z: Float[Tensor, "*rows channels"]) -> Float[Tensor, "*rows channels"]:
+        """y, of the dtype of z."""
+        wide = at_least_single(z)
+        factors = self.get_buffer("factors").to(wide.dtype)
+        with torch.autocast(z.device.type, enabled=False):
+            if traced():
+                return (wide * _length_factor(wide, factors, self.eps)[1]).to(z.dtype)
+            return cast(Tensor, _OverLength.apply(wide, factors, self.eps)).to(z.dtype)
+
+    def leave_out(self) -> None:
+        """From here on y = z."""
+        self.get_buffer("factors").copy_(torch.tensor(OFF))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        state_dict.setdefault(prefix + "factors", torch.tensor(OFF))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+ON, OFF = (1.0, 0.0), (0.0, 1.0)
+"""Of one over the length, and of 1, in what a :class:`LengthNorm` multiplies with."""
+
+
+def at_least_single(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In float32 what is narrower."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def mean_weights(channels: Sequence[int]) -> Float64[Tensor, "width two"]:
@@ -86,3 +127,28 @@ class _Normed(torch.autograd.Function):
         of_factor = slopes[0] * x
         of_squares = ((of_factor @ gain.mT) * scale.pow(3)) @ mean.mT
         return torch.addcmul(slopes[0] * factor, x, of_squares, value=-1), scale.mT @ of_factor, None, None
+
+
+def _length_factor(x: Tensor, factors: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Of each row one over its length, and what it is multiplied with."""
+    over = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return over, torch.addcmul(factors[1], factors[0], over)
+
+
+class _OverLength(torch.autograd.Function):
+    """With a backward pass that writes three tensors of the size of x; derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factors: Tensor, eps: float) -> Tensor:
+        over, factor = _length_factor(x, factors, eps)
+        ctx.eps = eps
+        ctx.save_for_backward(x, factors, over, factor)
+        return x * factor
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor):
+        x, factors, over, factor = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for the next derivative they must hang on x
+            over, factor = _length_factor(x, factors, ctx.eps)
+        of_square = (slopes[0] * x).mean(-1, keepdim=True) * over.pow(3)
+        return torch.addcmul(slopes[0] * factor, x, of_square * factors[0], value=-1), None, None

@@ -1,5 +1,6 @@
 """Attention: its formula; weights, gates, single-headed keys and values, global heads."""
 
+import copy
 import math
 
 import pytest
@@ -107,6 +108,8 @@ def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Ten
         gate = gates[..., (degree - 1) * channels : degree * channels]
         parts[degree] = parts[degree] * gate.sigmoid()[:, :, None]
 
+    if mlp:
+        z = z / (1e-6 + z.square().mean(2, keepdim=True)).sqrt()
     out, weights, first, seen = [], [], 0, 0
     of_heads = None if layer.to_gates is None else layer.to_gates(normed[:, : layer.fiber[0]]).sigmoid()
     queries = None if mlp else layer.to_query.fiber_out.split(layer.to_query(normed))
@@ -222,3 +225,24 @@ def test_global_heads_see_beyond_the_radius_and_only_with_them():
         after = sample.all_degrees(model)[0]
         changed = (after[0, 0] - before[0, 0]).abs().max()
         assert (changed > 1e-6) if heads else (changed == 0)
+
+
+def test_weights_from_before_the_norm_of_the_logits():
+    """1.3 had none: its weights, and modules that it pickled as a whole, do without."""
+    new = build(depth=1, l2_dist_attention=False, noise=0.5)
+    attention, sample = blocks(new)[0][0], example(new)
+    weights = {name: value for name, value in new.state_dict().items() if "logit_norm" not in name}
+    with_norm = sample.all_degrees(new)[0]
+    attention.logit_norm.leave_out()
+    without = sample.all_degrees(new)[0]
+    assert (with_norm - without).abs().max() > 1e-6
+    loaded = build(depth=1, l2_dist_attention=False)
+    loaded.load_state_dict(weights)
+    torch.testing.assert_close(sample.all_degrees(loaded)[0], without, rtol=0, atol=0)
+    saved = loaded.state_dict()
+    again = build(depth=1, l2_dist_attention=False)
+    again.load_state_dict(saved)
+    torch.testing.assert_close(sample.all_degrees(again)[0], without, rtol=0, atol=0)
+    del attention._modules["logit_norm"]
+    pickled = copy.deepcopy(new)
+    torch.testing.assert_close(sample.all_degrees(pickled)[0], without, rtol=0, atol=0)

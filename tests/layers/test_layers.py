@@ -8,7 +8,7 @@ from equiformer_pytorch.layers.embedding import NeighbourEmbedding
 from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.fiber import Fiber, join
 from equiformer_pytorch.layers.linear import Linear
-from equiformer_pytorch.layers.norm import Norm
+from equiformer_pytorch.layers.norm import LengthNorm, Norm
 from equiformer_pytorch.layers.so2 import SO2Linear
 from equiformer_pytorch.testing import assert_equivariant, assert_gradients
 from equiformer_pytorch.testing.equivariance import PROPER, TRANSFORMATIONS
@@ -338,3 +338,42 @@ def test_so2_maps_commute_with_turns_about_y():
     torch.testing.assert_close(out_turned, turn(out, 0.7))
     assert invariants.shape == (8, 5)
     assert (out_turned - out).abs().max() > 0.1
+
+
+# ---- the norm of the logits' invariants
+
+
+def test_length_norm_is_its_formula():
+    layer, z = LengthNorm().double(), torch.randn(3, 4, 5, dtype=torch.float64)
+    wanted = z / (layer.eps + z.square().mean(-1, keepdim=True)).sqrt()
+    torch.testing.assert_close(layer(z), wanted, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_length_norm_has_derivatives(on):
+    layer, z = LengthNorm().double(), torch.randn(2, 2, 3, dtype=torch.float64)
+    if not on:
+        layer.leave_out()
+    z[0, 0] = 0
+    assert torch.autograd.gradcheck(layer, z.requires_grad_(), eps=1e-8, atol=1e-4)
+    torch.testing.assert_close(layer(z)[0, 0], torch.zeros(3, dtype=torch.float64))
+    far = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, far)
+    assert torch.autograd.gradgradcheck(layer, far)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_length_norm_of_large_halves_is_finite(dtype):
+    out = LengthNorm().to(dtype)(torch.full((2, 4), 3e4, dtype=dtype))
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), torch.ones(2, 4), rtol=1e-2, atol=0)
+
+
+def test_no_length_norm_in_weights_from_before_it():
+    layer, z = LengthNorm(), torch.randn(3, 4)
+    assert not torch.equal(layer(z), z)
+    layer.load_state_dict({})
+    assert torch.equal(layer(z), z)
+    again = LengthNorm()
+    again.load_state_dict(layer.state_dict())
+    assert torch.equal(again(z), z)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,15 +12,18 @@ from torch import Tensor, nn
 from equiformer_pytorch.layers.activation import smooth_leaky_relu
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
+from equiformer_pytorch.layers.norm import LengthNorm
 
 
 class MLPAttention(Attention):
     r"""Logits from invariants z of the message, as in GATv2 and Equiformer (Liao & Smidt 2023, section 4.2),
 
-    .. math:: s_{ij}^h = w_h \cdot f(z_{ij}^h), \qquad f(z) = z\,\bigl(a + (1 - a)\,\sigma(z)\bigr),
+    .. math:: s_{ij}^h = w_h \cdot f(\hat z_{ij}^h), \qquad f(z) = z\,\bigl(a + (1 - a)\,\sigma(z)\bigr),
 
-    with `attn_hidden_dim_mult` of them per head; f is LeakyReLU of slope a without its kink (as in EquiformerV2), so
-    that forces are continuous. Gated messages are Equiformer's nonlinear values; its second tensor product is left
+    with `attn_hidden_dim_mult` of them per head; ẑ is z over the root mean square of all z of the message
+    (:class:`~equiformer_pytorch.layers.norm.LengthNorm`; EquiformerV2 normalises there, too, section 4.2), without
+    which training stands still for long where a point must first find out whom to attend to. f is LeakyReLU of slope a
+    without its kink (as in EquiformerV2), so that forces are continuous. Gated messages are Equiformer's nonlinear values; its second tensor product is left
     out. With `single_headed_kv` the heads of a degree share z, not w.
     """
 
@@ -38,10 +42,17 @@ class MLPAttention(Attention):
         super().__init__(fiber, fiber_out, config, logit_invariants=sum(hidden))
         self.hidden = hidden
         self.slope = attn_leakyrelu_slope
+        self.logit_norm = LengthNorm()
         self.to_logits = nn.ParameterList(
-            torch.randn(h, attn_hidden_dim_mult) * attn_hidden_dim_mult**-0.5 for h in self.heads
+            torch.randn(h, attn_hidden_dim_mult) * 2 * attn_hidden_dim_mult**-0.5 for h in self.heads
         )
         self._plan()
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__(dict(state))
+        if "logit_norm" not in self._modules:  # pickled as a whole by 1.3
+            self.logit_norm = LengthNorm().to(self.to_logits[0])
+            self.logit_norm.leave_out()
 
     def logit_parameters(self) -> list[Tensor]:
         """w of each degree."""
@@ -60,4 +71,4 @@ class MLPAttention(Attention):
         matrices: Sequence[Tensor],
     ) -> Float[Tensor, "receivers slots heads"]:
         """As in the base class: the logits."""
-        return smooth_leaky_relu(invariants, self.slope) @ matrices[0]
+        return smooth_leaky_relu(self.logit_norm(invariants), self.slope) @ matrices[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +15,10 @@ from torch.autograd.function import once_differentiable
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.ops.so2 import Pair, add_pair
 
-# Numbers of the widest tensor of a piece, 1 MiB in float32, and the least number of edges, for products with matrices
-# that are larger than that.
-PIECE = 2**18
-LEAST_EDGES = 64
+# Numbers of the widest tensor of a piece, 2 MiB in float32; and the least number of edges, so that large matrices, which
+# each piece reads once, do not cost more than the products.
+PIECE = 2**19
+LEAST_EDGES = 128
 
 
 class OrderMatrices(NamedTuple):
@@ -69,17 +70,18 @@ class _Map:
     def __init__(self, matrices: OrderMatrices) -> None:
         self.first, self.bias = matrices.first.detach(), matrices.bias.detach()
         self.pairs = [Pair.of(other.detach().mT) for other in matrices.others]
+        self.places = self._places()
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
         """y of x."""
-        (rows, columns), *others = self._places()
+        (rows, columns), *others = self.places
         torch.addmm(self.bias, x[:, rows], self.first.mT, out=y[:, columns])
         for pair, (rows, columns) in zip(self.pairs, others, strict=True):
             add_pair(x[:, rows], pair, y[:, columns], transposed=False, add=False)
 
     def back(self, slope: Tensor, of_x: Tensor) -> None:
         """The gradient of x from that of y."""
-        (rows, columns), *others = self._places()
+        (rows, columns), *others = self.places
         torch.mm(slope[:, columns], self.first, out=of_x[:, rows])
         for pair, (rows, columns) in zip(self.pairs, others, strict=True):
             add_pair(slope[:, columns], pair, of_x[:, rows], transposed=True, add=False)
@@ -112,16 +114,16 @@ class _Plan:
     points: int
     channels: int
 
-    @property
+    @cached_property
     def degrees(self) -> int:
         return round(self.graph.rotation.blocks[0].shape[2] ** 0.5)
 
-    @property
+    @cached_property
     def hidden(self) -> int:
         """Channels between the maps."""
         return self.maps[0].after.first.shape[1] // self.degrees
 
-    @property
+    @cached_property
     def orders(self) -> list[_Order]:
         """Of rows."""
         found, row = [], 0
@@ -135,9 +137,10 @@ class _Plan:
         """Ranges of edges with their maps."""
         most = max(PIECE // (self.degrees**2 * 2 * self.channels), LEAST_EDGES)
         for part in self.maps:
-            before, after = _Map(part.before), _Map(part.after)
-            for start in range(part.first, part.end, most):
-                yield slice(start, min(start + most, part.end)), before, after
+            before, after, edges = _Map(part.before), _Map(part.after), part.end - part.first
+            size = max(-(-edges // max(-(-edges // most), 1)), 1)
+            for start in range(part.first, part.end, size):
+                yield slice(start, min(start + size, part.end)), before, after
 
     def ends(self, edges: slice) -> Tensor:
         """Which rows of the points' features those of both ends of each edge are, component by component."""

@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.ops.so2 import Pair, add_pair
 
-# Numbers of the widest tensor of a piece, 2 MiB in float32; and the least number of edges, so that large matrices, which
-# each piece reads once, do not cost more than the products.
+# Numbers of the widest tensor of a piece, 2 MiB in float32; and the least number of edges, so that reading the matrices,
+# once for each piece, does not cost more than the products.
 PIECE = 2**19
 LEAST_EDGES = 128
 
@@ -46,9 +46,9 @@ def gated_messages(
     maps: Sequence[Maps],
     graph: EdgeGraph,
 ) -> Float[Tensor, "receivers components channels"]:
-    r""":math:`\sum_j u_{ij}\,D^T\,B\,\mathrm{gate}\bigl(A\,(w_{ij} ⊙ D\,[x_j, x_i])\bigr)`, w = W r + b of each channel,
-    degree and order: the same as its operations one by one, of which the first derivative by x, r, D and u can be had,
-    and no others.
+    r""":math:`\sum_j u_{ij}\,D^T\,B\,\mathrm{gate}\bigl(A\,(w_{ij} ⊙ D\,[x_j, x_i])\bigr)`, w = W r + b of each
+    channel, degree and order: the same as its operations one by one, of which the first derivative by x, r, D and u can
+    be had, and no others.
 
     Edges are taken in pieces that stay in the cache, all the way. Of the way back what went into the gate and the
     messages are kept; features in the frames of edges and the scales, a tenth of the work, are found again. The
@@ -192,7 +192,7 @@ class _Messages(torch.autograd.Function):
         sums = x.new_zeros(plan.graph.count * components, channels)
         places = torch.arange(components, device=x.device)
         for piece, before, after in plan.pieces():
-            ends, turned = plan.turned(x, plan.ends(piece), rotation[piece])
+            _, turned = plan.turned(x, plan.ends(piece), rotation[piece])
             scales = plan.scales(radial[piece])
             for part, factors, _ in plan.with_scales(turned, scales):
                 part.mul_(factors)

@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.ops.so2 import Pair, add_pair
 
-# Numbers of the widest tensor of a piece, 2 MiB in float32; and the least number of edges, so that reading the matrices,
-# once for each piece, does not cost more than the products.
+# Numbers of the widest tensor of a piece, 2 MiB in float32; and the least number of edges, so that reading the
+# matrices, once for each piece, does not cost more than the products.
 PIECE = 2**19
 LEAST_EDGES = 128
 

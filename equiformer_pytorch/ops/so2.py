@@ -152,7 +152,7 @@ def _in_place(
         part, place = inputs[block.source][:, slice(*block.rows)], outputs[block.target][:, slice(*block.columns)]
         add, key = (block.target, block.columns) in written, (block.target, block.columns)
         if block.paired:
-            _write_pair(part, matrix, block.transposed, place, add)
+            add_pair(part, Pair.of(matrix), place, transposed=block.transposed, add=add)
             written.add(key)
             continue
         matrix = matrix.mT if block.transposed else matrix
@@ -168,14 +168,31 @@ def _in_place(
     return outputs
 
 
-def _write_pair(part: Tensor, matrix: Tensor, transposed: bool, place: Tensor, add: bool) -> None:
-    """Three products instead of four: the first serves both halves."""
-    (plus, minus), (u, v) = _halves(part), _halves(matrix)
-    total, difference = u + v, v - u
+class Pair(NamedTuple):
+    """A complex matrix U + iV as what :func:`add_pair` multiplies with."""
+
+    u: Float[Tensor, "_rows _columns"]
+    total: Float[Tensor, "_rows _columns"]
+    """U + V."""
+    difference: Float[Tensor, "_rows _columns"]
+    """V − U."""
+
+    @classmethod
+    def of(cls, matrix: Float[Tensor, "_rows _two_columns"]) -> Pair:
+        """From (U, V) side by side."""
+        u, v = _halves(matrix)
+        return cls(u, u + v, v - u)
+
+
+def add_pair(part: Tensor, pair: Pair, place: Tensor, *, transposed: bool, add: bool) -> None:
+    """The product of columns (+m, −m) written to, or added to, `place`; three products instead of four: the first
+    serves both halves."""
+    plus, minus = _halves(part)
     if transposed:
-        shared, terms = (plus + minus) @ u.mT, ((minus, difference.mT, 1), (plus, total.mT, -1))
+        u, terms = pair.u.mT, ((minus, pair.difference.mT, 1), (plus, pair.total.mT, -1))
     else:
-        shared, terms = (plus + minus) @ u, ((minus, total, -1), (plus, difference, 1))
+        u, terms = pair.u, ((minus, pair.total, -1), (plus, pair.difference, 1))
+    shared = (plus + minus) @ u
     for (half, other, sign), target in zip(terms, _halves(place), strict=True):
         if add:
             target.add_(shared).addmm_(half, other, alpha=sign)

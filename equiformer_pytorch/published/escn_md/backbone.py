@@ -69,10 +69,11 @@ class Block(nn.Module):
         of_system: Float[Tensor, "atoms channels"],
         elements: Elements,
         mixture: Mixture | None,
+        frozen: bool,
         note: Note,
     ) -> Float[Tensor, "atoms components channels"]:
         normed = note("_norm_1", self.norm_1(x))
-        x = x + note("_edge_wise", self.edge_wise(add_scalars(normed, of_system), edges, elements, mixture))
+        x = x + note("_edge_wise", self.edge_wise(add_scalars(normed, of_system), edges, elements, mixture, frozen))
         return note("", x + note("_atom_wise", self.atom_wise(self.norm_2(x))))
 
 
@@ -142,7 +143,7 @@ class Backbone(ExactConstants):
         x = note("embedding", torch.cat((embedded[:, None], higher), dim=1))
         x = note("edge_degree", x + self.edge_degree_embedding(edges, x, elements))
         for index, block in enumerate(self.blocks):
-            x = block(x, edges, of_system, elements, mixture, partial(_note, hidden, prefix=f"block_{index}"))
+            x = block(x, edges, of_system, elements, mixture, frozen, partial(_note, hidden, prefix=f"block_{index}"))
             x = balanced(x, self.charge_channels, systems.charge, atoms.batch)
             x = note(f"block_{index}_balanced", balanced(x, self.spin_channels, systems.spin - 1, atoms.batch))
         return note("final_norm", self.norm(x))

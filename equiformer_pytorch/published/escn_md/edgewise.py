@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.ops.dispatch import written_out
+from equiformer_pytorch.ops.messages import Maps, OrderMatrices, gated_messages
 from equiformer_pytorch.ops.pieces import over_receivers
 from equiformer_pytorch.ops.rotate import join_rotate, rotate_sum
 from equiformer_pytorch.published.activation import GATE, Activation, scalar_channels
@@ -72,6 +74,14 @@ class Convolution(SO2Linear):
             return None
         maps = self.get_submodule("fc_m0"), *(entry.get_submodule("fc") for entry in self.orders)
         return [cast(Experts, each).mixed(mixture) for each in maps]
+
+    def matrices(self, mixed: Sequence[Tensor] | None, group: int) -> OrderMatrices:
+        """Those of a group of structures, gates before messages in order 0."""
+        if mixed is None:
+            first, others = self.fc_m0.weight, [cast(Tensor, entry.fc.weight) for entry in self.orders]
+        else:
+            first, *others = [matrix[group] for matrix in mixed]
+        return OrderMatrices(first, self.fc_m0.bias, others)
 
     def in_segments(
         self,
@@ -143,13 +153,22 @@ class Edgewise(ExactConstants):
         edges: EdgeGraph,
         elements: Elements,
         mixture: Mixture | None,
+        frozen: bool,
     ) -> Float[Tensor, "atoms components channels"]:
         first, second = self.so2_conv_1.mixed(mixture), self.so2_conv_2.mixed(mixture)
         radial = cast(RadialNetwork, self.so2_conv_1.get_submodule("rad_func"))
 
         def aggregate(rows: slice, piece: EdgeGraph) -> tuple[Tensor, ...]:
             segments = [] if mixture is None or first is None else mixture.segments_of(piece.receiver_points)
-            scales = F.linear(radial(piece, *elements), *radial.last())
+            invariants = radial(piece, *elements)
+            if frozen and self.act.gate and self.act.max_degree > 0 and not written_out(x):
+                whole = [(0, 0, piece.senders.shape[0])]
+                maps = [
+                    Maps(start, end, self.so2_conv_1.matrices(first, group), self.so2_conv_2.matrices(second, group))
+                    for group, start, end in segments or whole
+                ]
+                return (gated_messages(x, invariants, radial.last(), maps, piece),)
+            scales = F.linear(invariants, *radial.last())
             hidden, gates = self.so2_conv_1.in_segments(join_rotate(x, piece), scales, first, segments)
             message, _ = self.so2_conv_2.in_segments(self.act(hidden, gates), None, second, segments)
             (rotation,) = piece.rotation.blocks

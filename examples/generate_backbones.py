@@ -26,20 +26,15 @@ from examples.backbones.settings import ReportSettings, SampleSettings, Settings
 INSTALL = 'pip install -e ".[examples,backbones]"'
 
 
-def program(command: str, settings: type) -> Program:
-    """A command, as a program."""
-    return Program(
-        f"generate_backbones {command}",
-        "backbones",
-        __doc__ or "",
-        settings,
-        "examples.backbones.run",
-        max_minutes=None,
-        install=INSTALL,
-    )
-
-
-TRAIN = program("train", Settings)
+TRAIN = Program(
+    "generate_backbones train",
+    "backbones",
+    __doc__ or "",
+    Settings,
+    "examples.backbones.run",
+    max_minutes=None,
+    install=INSTALL,
+)
 # What `sample` and `report` are told, and the function that does it.
 OTHERS = {
     "sample": (SampleSettings, "examples.backbones.making", "make"),

@@ -1,15 +1,17 @@
 """Normalisation of equivariant features."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.ops.dispatch import traced
+
 
 class Norm(ExactConstants):
     r"""Root-mean-square norm: degree 0 by itself, the higher degrees by the mean over all degrees,
@@ -44,7 +46,7 @@ class Norm(ExactConstants):
     ) -> Float[Tensor, "points width"]:
         """`gain` is :meth:`spread_gain`, for a layer that has it already."""
         gain = self.spread_gain([self.gain])[0] if gain is None else gain
-        wide = at_least_single(x)
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         mean, floor = self.cast("mean", wide.dtype), self.cast("floor", wide.dtype)
         with torch.autocast(x.device.type, enabled=False):
             if traced():
@@ -52,46 +54,36 @@ class Norm(ExactConstants):
             return _Normed.apply(wide, gain.to(wide.dtype), mean, floor).to(x.dtype)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-class LengthNorm(nn.Module):
-    r"""Invariants z of a message by their root mean square,
+class InvariantNorm(nn.Module):
+    r"""Invariants z of a message, less their mean and over their standard deviation,
 
-    .. math:: y = z / \sqrt{\epsilon + \langle z^2 \rangle},
+    .. math:: y = (z - \langle z \rangle) / \sqrt{\epsilon + \langle (z - \langle z \rangle)^2 \rangle},
 
-    computed in at least float32. Weights from before release 1.4, whose models had no such norm, switch it off where they
-    are loaded, so that these models give what they gave.
+    with no weights of its own. One invariant alone is left as it is. Weights from before release 1.4, whose models had
+    no such norm, switch it off where they are loaded, so that these models give what they gave; then it has no mark in
+    the state, either.
     """
 
     eps = 1e-6
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("factors", torch.tensor(ON))
+        self.register_buffer("mark", torch.ones(()))
 
     def forward(self, z: Float[Tensor, "*rows channels"]) -> Float[Tensor, "*rows channels"]:
-        """y, of the dtype of z."""
-        wide = at_least_single(z)
-        factors = self.get_buffer("factors").to(wide.dtype)
-        with torch.autocast(z.device.type, enabled=False):
-            if traced():
-                return (wide * _length_factor(wide, factors, self.eps)[1]).to(z.dtype)
-            return cast(Tensor, _OverLength.apply(wide, factors, self.eps)).to(z.dtype)
+        """y."""
+        if self.mark is None or z.shape[-1] == 1:
+            return z
+        return F.layer_norm(z, z.shape[-1:], eps=self.eps)
 
-    def leave_out(self) -> None:
-        """From here on y = z."""
-        self.get_buffer("factors").copy_(torch.tensor(OFF))
+    def switch(self, on: bool) -> None:
+        """On or off."""
+        self.mark = torch.ones(()) if on else None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        state_dict.setdefault(prefix + "factors", torch.tensor(OFF))
+        if (self.mark is not None) != (prefix + "mark" in state_dict):
+            self.switch(self.mark is None)
         super()._load_from_state_dict(state_dict, prefix, *others)
-
-
-ON, OFF = (1.0, 0.0), (0.0, 1.0)
-"""Of one over the length, and of 1, in what a :class:`LengthNorm` multiplies with."""
-
-
-def at_least_single(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """In float32 what is narrower."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def mean_weights(channels: Sequence[int]) -> Float64[Tensor, "width two"]:
@@ -127,28 +119,3 @@ class _Normed(torch.autograd.Function):
         of_factor = slopes[0] * x
         of_squares = ((of_factor @ gain.mT) * scale.pow(3)) @ mean.mT
         return torch.addcmul(slopes[0] * factor, x, of_squares, value=-1), scale.mT @ of_factor, None, None
-
-
-def _length_factor(x: Tensor, factors: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Of each row one over its length, and what it is multiplied with."""
-    over = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
-    return over, torch.addcmul(factors[1], factors[0], over)
-
-
-class _OverLength(torch.autograd.Function):
-    """With a backward pass that writes three tensors of the size of x; derivatives of any order."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factors: Tensor, eps: float) -> Tensor:
-        over, factor = _length_factor(x, factors, eps)
-        ctx.eps = eps
-        ctx.save_for_backward(x, factors, over, factor)
-        return x * factor
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor):
-        x, factors, over, factor = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for the next derivative they must hang on x
-            over, factor = _length_factor(x, factors, ctx.eps)
-        of_square = (slopes[0] * x).mean(-1, keepdim=True) * over.pow(3)
-        return torch.addcmul(slopes[0] * factor, x, of_square * factors[0], value=-1), None, None

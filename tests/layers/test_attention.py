@@ -109,6 +109,7 @@ def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Ten
         parts[degree] = parts[degree] * gate.sigmoid()[:, :, None]
 
     if mlp:
+        z = z - z.mean(2, keepdim=True)
         z = z / (1e-6 + z.square().mean(2, keepdim=True)).sqrt()
     out, weights, first, seen = [], [], 0, 0
     of_heads = None if layer.to_gates is None else layer.to_gates(normed[:, : layer.fiber[0]]).sigmoid()
@@ -233,7 +234,7 @@ def test_weights_from_before_the_norm_of_the_logits():
     attention, sample = blocks(new)[0][0], example(new)
     weights = {name: value for name, value in new.state_dict().items() if "logit_norm" not in name}
     with_norm = sample.all_degrees(new)[0]
-    attention.logit_norm.leave_out()
+    attention.logit_norm.switch(False)
     without = sample.all_degrees(new)[0]
     assert (with_norm - without).abs().max() > 1e-6
     loaded = build(depth=1, l2_dist_attention=False)

@@ -8,7 +8,7 @@ from equiformer_pytorch.layers.embedding import NeighbourEmbedding
 from equiformer_pytorch.layers.feedforward import FeedForward
 from equiformer_pytorch.layers.fiber import Fiber, join
 from equiformer_pytorch.layers.linear import Linear
-from equiformer_pytorch.layers.norm import LengthNorm, Norm
+from equiformer_pytorch.layers.norm import InvariantNorm, Norm
 from equiformer_pytorch.layers.so2 import SO2Linear
 from equiformer_pytorch.testing import assert_equivariant, assert_gradients
 from equiformer_pytorch.testing.equivariance import PROPER, TRANSFORMATIONS
@@ -343,37 +343,41 @@ def test_so2_maps_commute_with_turns_about_y():
 # ---- the norm of the logits' invariants
 
 
-def test_length_norm_is_its_formula():
-    layer, z = LengthNorm().double(), torch.randn(3, 4, 5, dtype=torch.float64)
-    wanted = z / (layer.eps + z.square().mean(-1, keepdim=True)).sqrt()
+def test_norm_of_invariants_is_its_formula():
+    layer, z = InvariantNorm().double(), torch.randn(3, 4, 5, dtype=torch.float64)
+    centred = z - z.mean(-1, keepdim=True)
+    wanted = centred / (layer.eps + centred.square().mean(-1, keepdim=True)).sqrt()
     torch.testing.assert_close(layer(z), wanted, rtol=0, atol=1e-14)
+    torch.testing.assert_close(layer(z[..., :1]), z[..., :1])
 
 
-@pytest.mark.parametrize("on", [True, False])
-def test_length_norm_has_derivatives(on):
-    layer, z = LengthNorm().double(), torch.randn(2, 2, 3, dtype=torch.float64)
-    if not on:
-        layer.leave_out()
-    z[0, 0] = 0
-    assert torch.autograd.gradcheck(layer, z.requires_grad_(), eps=1e-8, atol=1e-4)
-    torch.testing.assert_close(layer(z)[0, 0], torch.zeros(3, dtype=torch.float64))
-    far = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(layer, far)
-    assert torch.autograd.gradgradcheck(layer, far)
+def test_norm_of_invariants_has_derivatives_also_where_all_are_zero():
+    layer, z = InvariantNorm().double(), torch.randn(2, 2, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(layer, z.requires_grad_())
+    assert torch.autograd.gradgradcheck(layer, z)
+    zero = torch.zeros(2, 3, requires_grad=True)
+    out = layer(zero)
+    (slope,) = torch.autograd.grad(out.sum(), zero)
+    assert torch.equal(out, torch.zeros(2, 3))
+    assert slope.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_length_norm_of_large_halves_is_finite(dtype):
-    out = LengthNorm().to(dtype)(torch.full((2, 4), 3e4, dtype=dtype))
+def test_norm_of_large_halves_is_finite(dtype):
+    z = torch.tensor([[3e4, -3e4, 3e4, -3e4]], dtype=dtype)
+    out = InvariantNorm().to(dtype)(z)
     assert out.dtype == dtype
-    torch.testing.assert_close(out.float(), torch.ones(2, 4), rtol=1e-2, atol=0)
+    torch.testing.assert_close(out, z.sign(), rtol=1e-2, atol=0)
 
 
-def test_no_length_norm_in_weights_from_before_it():
-    layer, z = LengthNorm(), torch.randn(3, 4)
+def test_no_norm_of_invariants_in_weights_from_before_it():
+    layer, z = InvariantNorm(), torch.randn(3, 4)
+    new = layer.state_dict()
     assert not torch.equal(layer(z), z)
     layer.load_state_dict({})
     assert torch.equal(layer(z), z)
-    again = LengthNorm()
+    again = InvariantNorm()
     again.load_state_dict(layer.state_dict())
     assert torch.equal(again(z), z)
+    again.load_state_dict(new)
+    assert not torch.equal(again(z), z)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from equiformer_pytorch.layers.activation import smooth_leaky_relu
 from equiformer_pytorch.layers.attention.base import Attention, AttentionConfig
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.norm import LengthNorm
+from equiformer_pytorch.layers.norm import InvariantNorm
 
 
 class MLPAttention(Attention):
@@ -20,11 +20,11 @@ class MLPAttention(Attention):
 
     .. math:: s_{ij}^h = w_h \cdot f(\hat z_{ij}^h), \qquad f(z) = z\,\bigl(a + (1 - a)\,\sigma(z)\bigr),
 
-    with `attn_hidden_dim_mult` of them per head; ẑ is z over the root mean square of all z of the message
-    (:class:`~equiformer_pytorch.layers.norm.LengthNorm`; EquiformerV2 normalises there, too, section 4.2), without
+    with `attn_hidden_dim_mult` of them per head; ẑ are all z of the message, normalised together
+    (:class:`~equiformer_pytorch.layers.norm.InvariantNorm`; EquiformerV2 does so for each head, section 4.2), without
     which training stands still for long where a point must first find out whom to attend to. f is LeakyReLU of slope a
-    without its kink (as in EquiformerV2), so that forces are continuous. Gated messages are Equiformer's nonlinear values; its second tensor product is left
-    out. With `single_headed_kv` the heads of a degree share z, not w.
+    without its kink (as in EquiformerV2), so that forces are continuous. Gated messages are Equiformer's nonlinear
+    values; its second tensor product is left out. With `single_headed_kv` the heads of a degree share z, not w.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class MLPAttention(Attention):
         super().__init__(fiber, fiber_out, config, logit_invariants=sum(hidden))
         self.hidden = hidden
         self.slope = attn_leakyrelu_slope
-        self.logit_norm = LengthNorm()
+        self.logit_norm = InvariantNorm()
         self.to_logits = nn.ParameterList(
             torch.randn(h, attn_hidden_dim_mult) * 2 * attn_hidden_dim_mult**-0.5 for h in self.heads
         )
@@ -51,8 +51,8 @@ class MLPAttention(Attention):
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(dict(state))
         if "logit_norm" not in self._modules:  # pickled as a whole by 1.3
-            self.logit_norm = LengthNorm().to(self.to_logits[0])
-            self.logit_norm.leave_out()
+            self.logit_norm = InvariantNorm()
+            self.logit_norm.switch(False)
 
     def logit_parameters(self) -> list[Tensor]:
         """w of each degree."""

@@ -51,7 +51,7 @@ function turn(figure) {
   viewer.rotate(25, "y");
   viewer.rotate(15, "x");
   const { clientWidth, clientHeight } = canvas;
-  viewer.zoom(1.25 * Math.min(1, clientWidth / clientHeight));  // zoomTo fits the height alone
+  viewer.zoom(Math.min(1, clientWidth / clientHeight));  // zoomTo fits the height alone
   viewer.render();
   stage.querySelector("img").hidden = true;
   stage.classList.add("turnable");

@@ -45,13 +45,14 @@ class Predictions:
             if group is not None:
                 self.groups[place] = group
             atoms.info = {name: value for name, value in atoms.info.items() if _can_be_written(value)}
-            self._add(atoms, {name: x[owner == row] if self._per_atom(name) else x[row] for name, x in found.items()})
+            rows = {name: owner == row if self._per_atom(name) else row for name in found}
+            self._add(atoms, {name: np.asarray(x[rows[name]]) for name, x in found.items()})
             write(self.file, atoms, format="extxyz")
 
     def _per_atom(self, name: str) -> bool:
         return name == "forces" or (name in self.targets and self.targets[name].per == "atom")
 
-    def _add(self, atoms: Atoms, found: dict[str, np.ndarray | np.float64]) -> None:
+    def _add(self, atoms: Atoms, found: dict[str, np.ndarray]) -> None:
         """To a structure what was found for it; the two parts of a symmetric matrix are put together."""
         if atoms.cell.rank < 3:
             found.pop("stress", None)
@@ -65,7 +66,7 @@ class Predictions:
             self._set(atoms, name, value, self._per_atom(name))
 
     @staticmethod
-    def _set(atoms: Atoms, name: str, value: np.ndarray | np.float64, per_atom: bool) -> None:
+    def _set(atoms: Atoms, name: str, value: np.ndarray, per_atom: bool) -> None:
         if per_atom:
             atoms.arrays[f"predicted_{name}"] = value.reshape(len(atoms), -1) if value.ndim > 1 else value
         else:

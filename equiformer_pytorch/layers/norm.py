@@ -78,12 +78,12 @@ class InvariantNorm(nn.Module):
 
     def switch(self, on: bool) -> None:
         """On or off."""
-        self.mark = torch.ones(()) if on else None
+        if on != (self.mark is not None):
+            self.mark = torch.ones(()) if on else None
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        if (self.mark is not None) != (prefix + "mark" in state_dict):
-            self.switch(self.mark is None)
-        super()._load_from_state_dict(state_dict, prefix, *others)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        self.switch(prefix + "mark" in state_dict)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def mean_weights(channels: Sequence[int]) -> Float64[Tensor, "width two"]:

@@ -218,7 +218,7 @@ class _Messages(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor):
+    def backward(ctx: Any, *slopes: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         plan: _Plan = ctx.plan
         x, radial, rotation, envelope, kept, messages = ctx.saved_tensors
         slope, (_, rows, components) = slopes[0], rotation.shape

@@ -153,6 +153,27 @@ def test_a_run_goes_on_with_the_same_bits_and_its_model_samples(tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_what_a_report_is_of(model: Path) -> None:
+    """Samples by length and seed, those without guidance of the first seeds, and requests of held-out chains."""
+    from examples.backbones.chains import load_chains
+    from examples.backbones.judging import sampled
+
+    settings = ReportSettings(
+        model=str(model), lengths=(10, 14), count=2, seeds=(0, 3), steps=2, unguided=1, requests=2
+    )
+    free, unguided, asked = sampled(settings, load_chains().compact())
+    assert [len(x) for x in free] == [10] * 4 + [14] * 4
+    assert [len(x) for x in unguided] == [10, 14]
+    assert not torch.allclose(unguided[0], free[0], atol=1e-2)
+    assert {kind: len(columns) for kind, columns in asked.items()} == {"motifs": 3, "structure": 1, "variations": 5}
+    assert all(column["count"] == 2 for columns in asked.values() for column in columns.values())
+    near, *_, far = asked["variations"].values()
+    assert near["distance"] < far["distance"]
+    none = dataclasses.replace(settings, unguided=0, requests=0, lengths=(10,), seeds=(0,))
+    assert sampled(none, load_chains().compact())[1:] == ([], {})
+
+
+@pytest.mark.slow
 def test_the_shipped_model_makes_proteins(tmp_path: Path) -> None:
     """What docs/backbones.md promises, in small: closed bonds, no clashes, helices of the right hand."""
     from examples.backbones.chains import load_chains

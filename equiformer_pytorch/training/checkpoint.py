@@ -31,8 +31,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def optimizer_state(state: Mapping[str, Any], weights: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The saved state of an optimizer of all parameters of `model`, in one group, for a model that by now has parameters
-    which the saved weights lack: an optimizer counts its parameters, and the new ones start afresh."""
+    """The saved state of an optimizer of all parameters, in one group, for a model that by now has more of them than
+    the saved weights: an optimizer counts its parameters, and the new ones start afresh."""
     names = [name for name, _ in model.named_parameters()]
     kept = [place for place, name in enumerate(names) if name in weights]
     groups = state["param_groups"]

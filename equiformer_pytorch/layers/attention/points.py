@@ -14,7 +14,7 @@ from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.activation import gated
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProduct, JointProducts, groups_of, is_narrow
+from equiformer_pytorch.layers.joint import Arrange, JointProduct, JointProducts, groups_of, is_narrow
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.ops.heads import HeadPlan
 from equiformer_pytorch.ops.pieces import cut
@@ -34,8 +34,7 @@ class OfPoints(NamedTuple):
     gates: Float[Tensor, "points heads"] | None
     """Of the heads, before the sigmoid."""
     query: Float[Tensor, "points features"] | None
-    """Of each head for the components of its degree, as `PointMaps.plan` has them; or, from an ``nn.Linear``, as it gives
-    them."""
+    """Of each head for the components of its degree, as `PointMaps.plan` has them; or what an ``nn.Linear`` gives."""
 
     def receiving(self, rows: slice) -> OfPoints:
         """What is needed of some receivers; of senders all."""
@@ -93,7 +92,7 @@ class PointMaps(ExactConstants):
             self.plan = HeadPlan(self.heads, channels, tuple(groups_of(shapes[: self.degrees])))
         if self.gated:
             conv.so2.gate()
-            arrange = {"own": self._gated_columns}
+            arrange: dict[str, Arrange] = {"own": self._gated_columns}
             if isinstance(query, Linear):
                 arrange["query"] = self._query_columns
             self.product = JointProduct(every, {places[name]: arrange[name] for name in arrange if name in places})

@@ -51,7 +51,7 @@ class MLPAttention(Attention):
         self.to_query = nn.Linear(self.scalars, sum(hidden))
         nn.init.ones_(self.to_query.bias)
         self.to_logits = nn.ParameterList(
-            torch.randn(h, attn_hidden_dim_mult) * 2 * attn_hidden_dim_mult**-0.5 for h in self.heads
+            torch.randn(h, attn_hidden_dim_mult) * 4 * attn_hidden_dim_mult**-0.5 for h in self.heads
         )
         self._plan()
 

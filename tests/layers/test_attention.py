@@ -109,6 +109,7 @@ def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Ten
         parts[degree] = parts[degree] * gate.sigmoid()[:, :, None]
 
     if mlp:
+        asked = layer.to_query(normed[:, : layer.fiber[0]])
         z = z - z.mean(2, keepdim=True)
         z = z / (1e-6 + z.square().mean(2, keepdim=True)).sqrt()
     out, weights, first, seen = [], [], 0, 0
@@ -121,7 +122,7 @@ def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Ten
             if mlp:
                 width = layer.to_logits[degree].shape[1]
                 start = seen + key * width
-                mine = z[..., start : start + width]
+                mine = asked[:, None, start : start + width] * z[..., start : start + width]
                 smooth = layer.slope * mine + (1 - layer.slope) * mine * mine.sigmoid()
                 logits = smooth @ layer.to_logits[degree][head]
             else:
@@ -228,13 +229,18 @@ def test_global_heads_see_beyond_the_radius_and_only_with_them():
         assert (changed > 1e-6) if heads else (changed == 0)
 
 
-def test_weights_from_before_the_norm_of_the_logits():
-    """1.3 had none: its weights, and modules that it pickled as a whole, do without."""
+def test_weights_from_before_norm_and_query_of_the_logits():
+    """1.3 had neither norm nor query: its weights, and modules that it pickled as a whole, do without."""
     new = build(depth=1, l2_dist_attention=False, noise=0.5)
     attention, sample = blocks(new)[0][0], example(new)
-    weights = {name: value for name, value in new.state_dict().items() if "logit_norm" not in name}
+    weights = {
+        name: value for name, value in new.state_dict().items() if "logit_norm" not in name and "to_query" not in name
+    }
     with_norm = sample.all_degrees(new)[0]
     attention.logit_norm.switch(False)
+    with torch.no_grad():
+        attention.to_query.weight.zero_()
+        attention.to_query.bias.fill_(1)
     without = sample.all_degrees(new)[0]
     assert (with_norm - without).abs().max() > 1e-6
     loaded = build(depth=1, l2_dist_attention=False)

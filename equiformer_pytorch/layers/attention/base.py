@@ -102,7 +102,7 @@ class Attention(TakesMatrices):
         self.to_out = nn.ParameterList(
             torch.randn(width, out) * s for width, out, s in zip(combined, fiber_out, scale, strict=True)
         )
-        self.to_query: Linear | None = None
+        self.to_query: Linear | nn.Linear | None = None
         self.linear_attn = None
         if linear_attn_dim:
             self.linear_attn = TaylorLinearAttention(

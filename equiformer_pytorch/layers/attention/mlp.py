@@ -18,13 +18,18 @@ from equiformer_pytorch.layers.norm import InvariantNorm
 class MLPAttention(Attention):
     r"""Logits from invariants z of the message, as in GATv2 and Equiformer (Liao & Smidt 2023, section 4.2),
 
-    .. math:: s_{ij}^h = w_h \cdot f(\hat z_{ij}^h), \qquad f(z) = z\,\bigl(a + (1 - a)\,\sigma(z)\bigr),
+    .. math:: s_{ij}^h = w_h \cdot f\bigl(q_i^h \odot \hat z_{ij}^h\bigr), \qquad
+        f(z) = z\,\bigl(a + (1 - a)\,\sigma(z)\bigr),
 
-    with `attn_hidden_dim_mult` of them per head; ẑ are all z of the message, normalised together
-    (:class:`~equiformer_pytorch.layers.norm.InvariantNorm`; EquiformerV2 does so for each head, section 4.2), without
-    which training stands still for long where a point must first find out whom to attend to. f is LeakyReLU of slope a
-    without its kink (as in EquiformerV2), so that forces are continuous. Gated messages are Equiformer's nonlinear
-    values; its second tensor product is left out. With `single_headed_kv` the heads of a degree share z, not w.
+    with `attn_hidden_dim_mult` of them per head. ẑ are all z of the message, normalised together
+    (:class:`~equiformer_pytorch.layers.norm.InvariantNorm`; EquiformerV2 does so for each head, section 4.2), and the
+    query q is a linear map of the receiver's invariants, with a bias of 1: what z adds up of the two ends it cannot
+    compare. Without these two, training stands still for long where a point must first find out whom to attend to. f is
+    LeakyReLU of slope a without its kink (as in EquiformerV2), so that forces are continuous. Gated messages are
+    Equiformer's nonlinear values; its second tensor product is left out. With `single_headed_kv` the heads of a degree
+    share z and q, not w.
+
+    Weights from before release 1.4 have neither norm nor query: a layer that loads them has queries of 1 and no norm.
     """
 
     def __init__(
@@ -43,8 +48,10 @@ class MLPAttention(Attention):
         self.hidden = hidden
         self.slope = attn_leakyrelu_slope
         self.logit_norm = InvariantNorm()
+        self.to_query = nn.Linear(self.scalars, sum(hidden))
+        nn.init.ones_(self.to_query.bias)
         self.to_logits = nn.ParameterList(
-            torch.randn(h, attn_hidden_dim_mult) * 2 * attn_hidden_dim_mult**-0.5 for h in self.heads
+            torch.randn(h, attn_hidden_dim_mult) * 4 * attn_hidden_dim_mult**-0.5 for h in self.heads
         )
         self._plan()
 
@@ -53,6 +60,12 @@ class MLPAttention(Attention):
         if "logit_norm" not in self._modules:  # pickled as a whole by 1.3
             self.logit_norm = InvariantNorm()
             self.logit_norm.switch(False)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        if self.to_query is not None:
+            for name, value in self.to_query.named_parameters(prefix + "to_query"):
+                state_dict.setdefault(name, torch.full_like(value, float(name.endswith("bias"))))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def logit_parameters(self) -> list[Tensor]:
         """w of each degree."""
@@ -71,4 +84,5 @@ class MLPAttention(Attention):
         matrices: Sequence[Tensor],
     ) -> Float[Tensor, "receivers slots heads"]:
         """As in the base class: the logits."""
-        return smooth_leaky_relu(self.logit_norm(invariants), self.slope) @ matrices[0]
+        z = self.logit_norm(invariants)
+        return smooth_leaky_relu(z if query is None else z * query[:, None], self.slope) @ matrices[0]

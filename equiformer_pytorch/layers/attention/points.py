@@ -14,7 +14,7 @@ from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.activation import gated
 from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.layers.fiber import Fiber
-from equiformer_pytorch.layers.joint import JointProduct, JointProducts, groups_of, is_narrow
+from equiformer_pytorch.layers.joint import Arrange, JointProduct, JointProducts, groups_of, is_narrow
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.ops.heads import HeadPlan
 from equiformer_pytorch.ops.pieces import cut
@@ -34,7 +34,7 @@ class OfPoints(NamedTuple):
     gates: Float[Tensor, "points heads"] | None
     """Of the heads, before the sigmoid."""
     query: Float[Tensor, "points features"] | None
-    """Of each head for the components of its degree, as `PointMaps.plan` has them."""
+    """Of each head for the components of its degree, as `PointMaps.plan` has them; or what an ``nn.Linear`` gives."""
 
     def receiving(self, rows: slice) -> OfPoints:
         """What is needed of some receivers; of senders all."""
@@ -65,7 +65,7 @@ class PointMaps(ExactConstants):
         conv: Conv,
         own: Linear | None,
         gates: nn.Linear | None,
-        query: Linear | None,
+        query: Linear | nn.Linear | None,
         *,
         heads: Sequence[int],
         channels: int,
@@ -81,7 +81,7 @@ class PointMaps(ExactConstants):
         places = {name: place for place, name in enumerate(self.names, start=2)}
         every = [conv.from_sender, conv.from_receiver, *(linear for linear in maps.values() if linear is not None)]
         fibers = [Fiber((m.out_features,)) if isinstance(m, nn.Linear) else m.fiber_out for m in every]
-        if query is not None:
+        if isinstance(query, Linear):
             self.query_fiber = query.fiber_out
         self.gated = conv.so2.narrow and is_narrow(conv.from_sender.fiber_in, fibers)
         self.product: JointProduct | JointProducts
@@ -92,7 +92,9 @@ class PointMaps(ExactConstants):
             self.plan = HeadPlan(self.heads, channels, tuple(groups_of(shapes[: self.degrees])))
         if self.gated:
             conv.so2.gate()
-            arrange = {"own": self._gated_columns, "query": self._query_columns}
+            arrange: dict[str, Arrange] = {"own": self._gated_columns}
+            if isinstance(query, Linear):
+                arrange["query"] = self._query_columns
             self.product = JointProduct(every, {places[name]: arrange[name] for name in arrange if name in places})
         else:
             invariants = [(channels, channels + conv.so2.invariants)] if conv.so2.invariants else []
@@ -129,7 +131,10 @@ class PointMaps(ExactConstants):
         if "own" in mapped:
             message, invariants = mapped["own"].rows(), mapped["own"].besides
         gates = mapped["gates"].besides if "gates" in mapped else None
-        query = self._in_order(mapped["query"].groups) if "query" in mapped else None
+        query = None
+        if "query" in mapped:
+            groups = mapped["query"].groups
+            query = self._in_order(groups) if groups else mapped["query"].besides
         return OfPoints(sender.rows(), receiver.rows(), message, invariants, gates, query)
 
     def _gated_columns(self, own: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:

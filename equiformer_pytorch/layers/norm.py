@@ -54,36 +54,10 @@ class Norm(ExactConstants):
             return _Normed.apply(wide, gain.to(wide.dtype), mean, floor).to(x.dtype)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-class InvariantNorm(nn.Module):
-    r"""Invariants z of a message, less their mean and over their standard deviation,
-
-    .. math:: y = (z - \langle z \rangle) / \sqrt{\epsilon + \langle (z - \langle z \rangle)^2 \rangle},
-
-    with no weights of its own. One invariant alone is left as it is. Weights from before release 1.4, whose models had
-    no such norm, switch it off where they are loaded, so that these models give what they gave; then it has no mark in
-    the state, either.
-    """
-
-    eps = 1e-6
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mark", torch.ones(()))
-
-    def forward(self, z: Float[Tensor, "*rows channels"]) -> Float[Tensor, "*rows channels"]:
-        """y."""
-        if self.mark is None or z.shape[-1] == 1:
-            return z
-        return F.layer_norm(z, z.shape[-1:], eps=self.eps)
-
-    def switch(self, on: bool) -> None:
-        """On or off."""
-        if on != (self.mark is not None):
-            self.mark = torch.ones(()) if on else None
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        self.switch(prefix + "mark" in state_dict)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+def normalised(z: Float[Tensor, "*rows channels"], eps: float = 1e-6) -> Float[Tensor, "*rows channels"]:
+    """Invariants less their mean, over their standard deviation: (z − ⟨z⟩) / √(ε + ⟨(z − ⟨z⟩)²⟩). One alone stays as it
+    is."""
+    return z if z.shape[-1] == 1 else F.layer_norm(z, z.shape[-1:], eps=eps)
 
 
 def mean_weights(channels: Sequence[int]) -> Float64[Tensor, "width two"]:

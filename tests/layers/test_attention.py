@@ -1,6 +1,5 @@
 """Attention: its formula; weights, gates, single-headed keys and values, global heads."""
 
-import copy
 import math
 
 import pytest
@@ -109,9 +108,9 @@ def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Ten
         parts[degree] = parts[degree] * gate.sigmoid()[:, :, None]
 
     if mlp:
-        asked = layer.to_query(normed[:, : layer.fiber[0]])
-        z = z - z.mean(2, keepdim=True)
-        z = z / (1e-6 + z.square().mean(2, keepdim=True)).sqrt()
+        asked, plain = layer.to_query(normed[:, : layer.fiber[0]])[:, None].chunk(2, dim=2)
+        centred = z - z.mean(2, keepdim=True)
+        z = plain * z + asked * centred / (1e-6 + centred.square().mean(2, keepdim=True)).sqrt()
     out, weights, first, seen = [], [], 0, 0
     of_heads = None if layer.to_gates is None else layer.to_gates(normed[:, : layer.fiber[0]]).sigmoid()
     queries = None if mlp else layer.to_query.fiber_out.split(layer.to_query(normed))
@@ -122,7 +121,7 @@ def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Ten
             if mlp:
                 width = layer.to_logits[degree].shape[1]
                 start = seen + key * width
-                mine = asked[:, None, start : start + width] * z[..., start : start + width]
+                mine = z[..., start : start + width]
                 smooth = layer.slope * mine + (1 - layer.slope) * mine * mine.sigmoid()
                 logits = smooth @ layer.to_logits[degree][head]
             else:
@@ -229,27 +228,18 @@ def test_global_heads_see_beyond_the_radius_and_only_with_them():
         assert (changed > 1e-6) if heads else (changed == 0)
 
 
-def test_weights_from_before_norm_and_query_of_the_logits():
-    """1.3 had neither norm nor query: its weights, and modules that it pickled as a whole, do without."""
+def test_weights_from_before_the_queries():
+    """Those of 1.3, and modules that it pickled as a whole, whose logits are of plain invariants."""
     new = build(depth=1, l2_dist_attention=False, noise=0.5)
     attention, sample = blocks(new)[0][0], example(new)
-    weights = {
-        name: value for name, value in new.state_dict().items() if "logit_norm" not in name and "to_query" not in name
-    }
-    with_norm = sample.all_degrees(new)[0]
-    attention.logit_norm.switch(False)
-    with torch.no_grad():
-        attention.to_query.weight.zero_()
-        attention.to_query.bias.fill_(1)
+    weights = {name: value for name, value in new.state_dict().items() if "to_query" not in name}
+    with_queries = sample.all_degrees(new)[0]
+    compared = attention.compared
+    attention.compared = lambda invariants, query, matrices: compared(invariants, None, matrices)
     without = sample.all_degrees(new)[0]
-    assert (with_norm - without).abs().max() > 1e-6
-    loaded = build(depth=1, l2_dist_attention=False)
+    assert (with_queries - without).abs().max() > 1e-6
+    loaded, again = (build(depth=1, l2_dist_attention=False) for _ in range(2))
     loaded.load_state_dict(weights)
-    torch.testing.assert_close(sample.all_degrees(loaded)[0], without, rtol=0, atol=0)
-    saved = loaded.state_dict()
-    again = build(depth=1, l2_dist_attention=False)
-    again.load_state_dict(saved)
-    torch.testing.assert_close(sample.all_degrees(again)[0], without, rtol=0, atol=0)
-    del attention._modules["logit_norm"]
-    pickled = copy.deepcopy(new)
-    torch.testing.assert_close(sample.all_degrees(pickled)[0], without, rtol=0, atol=0)
+    again.load_state_dict(loaded.state_dict())
+    for model in (loaded, again):
+        torch.testing.assert_close(sample.all_degrees(model)[0], without, rtol=0, atol=1e-13)

@@ -30,7 +30,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "l2": {},
     "mlp": {"l2_dist_attention": False},
     "l2-radius": {"valid_radius": 1.8, "attend_self": False, "num_neighbors": 5},
-    "mlp-linear-heads": {"l2_dist_attention": False, "num_linear_attn_heads": 2, "linear_attn_dim_head": 3},
+    "mlp-linear-heads": {
+        "l2_dist_attention": False,
+        "attn_query": True,
+        "num_linear_attn_heads": 2,
+        "linear_attn_dim_head": 3,
+    },
     "l2-linear-heads": {"num_linear_attn_heads": 2, "linear_attn_dim_head": 3, "single_headed_kv": True},
     "mlp-single-kv": {"l2_dist_attention": False, "single_headed_kv": True, "gate_attn_head_outputs": False},
     "l2-adjacency": {
@@ -57,7 +62,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "l2-reflection": {"reflection_equivariant": True},
     "mlp-reflection": {"reflection_equivariant": True, "l2_dist_attention": False},
     "l2-conditioned": {"condition_dim": 2, "dim_out": (2, 3, 1), "norm_out": False},
-    "mlp-conditioned-reversible": {"condition_dim": 1, "l2_dist_attention": False, "reversible": True, "depth": 3},
+    "mlp-conditioned-reversible": {
+        "condition_dim": 1,
+        "l2_dist_attention": False,
+        "attn_query": True,
+        "reversible": True,
+        "depth": 3,
+    },
 }
 
 

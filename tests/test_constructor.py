@@ -282,6 +282,13 @@ def test_ff_include_htype_norms(norms):
     assert blocks(build(ff_include_htype_norms=norms))[0][1].include_htype_norms == norms
 
 
+def test_queries_are_of_attention_by_mlp():
+    with pytest.raises(ValueError, match="attn_query goes with l2_dist_attention = False"):
+        build(attn_query=True)
+    with pytest.raises(TypeError, match="attn_query"):
+        build(l2_dist_attention=False, attn_query=1)
+
+
 def test_l2_dist_attention_chooses_the_attention():
     assert isinstance(blocks(build())[0][0], L2DistAttention)
     assert isinstance(blocks(build(l2_dist_attention=False))[0][0], MLPAttention)

@@ -27,7 +27,6 @@ from equiformer_pytorch.training import (
     load_checkpoint,
     save_checkpoint,
 )
-from equiformer_pytorch.training.checkpoint import optimizer_state
 from equiformer_pytorch.training.loop import learning_rate, ramped_average
 from equiformer_pytorch.training.metrics import read_metrics
 from equiformer_pytorch.training.samples import generator_for
@@ -258,30 +257,6 @@ def test_resuming_with_another_model_is_an_error(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoint.pt", checkpoint)
     with pytest.raises(CheckpointError, match="made by another model"):
         toy.run(tmp_path, resume=True)
-
-
-def test_parameters_that_a_saved_run_lacked_start_afresh() -> None:
-    """Of a model that has got one since, in the middle: the moments of the others stay with them."""
-    model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
-    with_all = torch.optim.AdamW(model.parameters())
-    model(torch.randn(4, 2)).sum().backward()
-    with_all.step()
-    state, weights = with_all.state_dict(), model.state_dict()
-    assert_same(optimizer_state(state, weights, model), state)
-
-    old = {name: value for name, value in weights.items() if not name.startswith("1.")}
-    of_old = [*range(2), *range(4, 6)]  # places in the model of today
-    saved = {
-        "state": {place: state["state"][now] for place, now in enumerate(of_old)},
-        "param_groups": [{**state["param_groups"][0], "params": list(range(4))}],
-    }
-    optimizer = torch.optim.AdamW(model.parameters())
-    optimizer.load_state_dict(optimizer_state(saved, old, model))
-    found = optimizer.state_dict()["state"]
-    assert_same(found, {now: state["state"][now] for now in of_old})
-    model(torch.randn(4, 2)).sum().backward()
-    optimizer.step()
-    assert len(optimizer.state_dict()["state"]) == 6
 
 
 @pytest.mark.parametrize("stop_at", [1, 8])

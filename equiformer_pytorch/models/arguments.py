@@ -57,6 +57,7 @@ class EquiformerArguments:
     condition_dim: int | None = count(None)
     dim_out: int | Sequence[int] | None = None
     norm_out: bool = flag(True)
+    attn_query: bool = flag(False)
     dot_product_attention: bool | None = None
     splits: int | None = None
 
@@ -77,6 +78,8 @@ class EquiformerArguments:
             raise ValueError("num_neighbors must be at least 1 without attend_sparse_neighbors, got 0")
         if self.radial_basis == "even" and self.valid_radius >= UNBOUNDED:
             raise ValueError("radial_basis = 'even' needs valid_radius, up to which it is spaced")
+        if self.attn_query and self.l2_distance:
+            raise ValueError("attn_query goes with l2_dist_attention = False: attention by distance has queries anyhow")
         per_degree("dim", self.dim, self.num_degrees)
         if self.dim_in is None and self.input_degrees > self.num_degrees:
             raise ValueError(f"dim_in must be given for input_degrees = {self.input_degrees} > num_degrees")

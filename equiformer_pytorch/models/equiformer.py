@@ -76,6 +76,8 @@ class Equiformer(nn.Module):
         num_linear_attn_heads, linear_attn_dim_head: global attention on the invariants over the whole structure.
         init_out_zero: branches start at zero.
         attn_leakyrelu_slope, attn_hidden_dim_mult: of MLP attention.
+        attn_query: MLP attention makes logits from normalised invariants of the message times a query of the receiver:
+            it learns sooner where whom to attend to must be found out from distances. Not with `l2_dist_attention`.
         reflection_equivariant: E(3)- instead of SE(3)-equivariant; all features then have the parity (−1)^degree.
         output_degrees: how many degrees are read out; no layer computes what is not.
         condition_dim: numbers that a call is given of each structure as a whole, as `condition`: a time, a noise
@@ -177,6 +179,7 @@ class Equiformer(nn.Module):
             config,
             attn_leakyrelu_slope=given.attn_leakyrelu_slope,
             attn_hidden_dim_mult=given.attn_hidden_dim_mult,
+            attn_query=given.attn_query,
         )
 
     def _parts(self) -> list[Part]:

@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from equiformer_pytorch.training.checkpoint import CheckpointError, optimizer_state, save_checkpoint
+from equiformer_pytorch.training.checkpoint import CheckpointError, save_checkpoint
 from equiformer_pytorch.training.metrics import MetricsFile
 from equiformer_pytorch.training.samples import seed_for
 
@@ -156,7 +156,7 @@ def train(
         try:
             model.load_state_dict(resume["model"])
             ema.load_state_dict(resume["ema"])
-            optimizer.load_state_dict(optimizer_state(resume["optimizer"], resume["model"], model))
+            optimizer.load_state_dict(resume["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint in {folder} was made by another model") from error
 

@@ -107,10 +107,10 @@ def plain_attention(layer, x: torch.Tensor, graph, mlp: bool) -> tuple[torch.Ten
         gate = gates[..., (degree - 1) * channels : degree * channels]
         parts[degree] = parts[degree] * gate.sigmoid()[:, :, None]
 
-    if mlp:
-        asked, plain = layer.to_query(normed[:, : layer.fiber[0]])[:, None].chunk(2, dim=2)
+    if mlp and layer.to_query is not None:
         centred = z - z.mean(2, keepdim=True)
-        z = plain * z + asked * centred / (1e-6 + centred.square().mean(2, keepdim=True)).sqrt()
+        over = centred / (1e-6 + centred.square().mean(2, keepdim=True)).sqrt()
+        z = layer.to_query(normed[:, : layer.fiber[0]])[:, None] * over
     out, weights, first, seen = [], [], 0, 0
     of_heads = None if layer.to_gates is None else layer.to_gates(normed[:, : layer.fiber[0]]).sigmoid()
     queries = None if mlp else layer.to_query.fiber_out.split(layer.to_query(normed))
@@ -153,12 +153,15 @@ FORMS = {
     "fewer degrees out": {"output_degrees": 1},
     "global heads": {"num_linear_attn_heads": 2, "linear_attn_dim_head": 3},
     "reflection": {"reflection_equivariant": True},
+    "query": {"attn_query": True},
+    "query, single key": {"attn_query": True, "single_headed_kv": True, "heads": (3, 1, 2)},
 }
 
 
 @pytest.mark.parametrize("arranged", ["narrow", "wide", "wide heads"])
-@pytest.mark.parametrize("mlp", [False, True])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "mlp"), [(form, mlp) for form in FORMS for mlp in (False, True) if mlp or "attn_query" not in FORMS[form]]
+)
 def test_attention_is_its_formula(monkeypatch, form, mlp, arranged):
     """However the products are arranged."""
     if arranged == "wide":
@@ -226,20 +229,3 @@ def test_global_heads_see_beyond_the_radius_and_only_with_them():
         after = sample.all_degrees(model)[0]
         changed = (after[0, 0] - before[0, 0]).abs().max()
         assert (changed > 1e-6) if heads else (changed == 0)
-
-
-def test_weights_from_before_the_queries():
-    """Those of 1.3, and modules that it pickled as a whole, whose logits are of plain invariants."""
-    new = build(depth=1, l2_dist_attention=False, noise=0.5)
-    attention, sample = blocks(new)[0][0], example(new)
-    weights = {name: value for name, value in new.state_dict().items() if "to_query" not in name}
-    with_queries = sample.all_degrees(new)[0]
-    compared = attention.compared
-    attention.compared = lambda invariants, query, matrices: compared(invariants, None, matrices)
-    without = sample.all_degrees(new)[0]
-    assert (with_queries - without).abs().max() > 1e-6
-    loaded, again = (build(depth=1, l2_dist_attention=False) for _ in range(2))
-    loaded.load_state_dict(weights)
-    again.load_state_dict(loaded.state_dict())
-    for model in (loaded, again):
-        torch.testing.assert_close(sample.all_degrees(model)[0], without, rtol=0, atol=1e-13)

@@ -6,19 +6,16 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 from torch import Tensor
 
 from examples.backbones.measures.secondary import COIL, HELIX, STRAND, left_handed, secondary_structure
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
-from matplotlib.lines import Line2D
 
 COLOURS = {HELIX: "#c8385a", STRAND: "#2a78b8", COIL: "#9a9a9a", "wrong": "#000000"}
 NAMES = {HELIX: "helix", STRAND: "strand", COIL: "coil", "wrong": "left-handed helix"}
@@ -70,9 +67,8 @@ def widest_view(ca: np.ndarray) -> np.ndarray:
 def gallery(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
     """Backbones (residues, 4, 3) in rows with a title each, coloured by their secondary structure."""
     columns = max(len(members) for members in rows.values())
-    figure, all_axes = plt.subplots(
-        len(rows), columns, figsize=(2.1 * columns, 2.3 * len(rows) + 0.4), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(2.1 * columns, 2.3 * len(rows) + 0.4), layout="constrained")
+    all_axes = figure.subplots(len(rows), columns, squeeze=False)
     for axes_of_row, (title, members) in zip(all_axes, rows.items(), strict=True):
         for axes in axes_of_row:
             axes.axis("off")
@@ -82,7 +78,6 @@ def gallery(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
     handles = [Line2D([], [], color=COLOURS[key], linewidth=3, label=name) for key, name in NAMES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=22)
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def write_gif(trajectory: Sequence[Tensor], path: Path, captions: Sequence[str] | None = None) -> None:
@@ -100,13 +95,13 @@ def write_gif(trajectory: Sequence[Tensor], path: Path, captions: Sequence[str] 
     palette = _palette()
     images = []
     for i in map(int, chosen):
-        figure, axes = plt.subplots(figsize=(3.2, 3.2), layout="constrained")
+        figure = Figure(figsize=(3.2, 3.2), layout="constrained")
+        axes = figure.subplots()
         draw_backbone(axes, trajectory[i], view)
         if captions is not None:
             axes.set_title(captions[i], fontsize=9)
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=90, format="png")
-        plt.close(figure)
         images.append(Image.open(buffer).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE))
     durations = [FRAME_MS] * (len(images) - 1) + [LAST_MS]
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from equiformer_pytorch.training.metrics import read_metrics
 from examples.denoising import evaluate
 from examples.denoising.data import ATOMS, BREAK, Backbone, fixed_noise, residue_type
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.ticker import MaxNLocator
 
 THREE_LETTERS = {
     "A": "ALA", "C": "CYS", "D": "ASP", "E": "GLU", "F": "PHE", "G": "GLY", "H": "HIS", "I": "ILE", "K": "LYS",
@@ -54,7 +52,8 @@ def plot_losses(metrics: list[dict[str, str]], baselines: dict[str, float], path
     window = max(len(train) // 40, 1)
     smooth = np.convolve(train, np.ones(window) / window, mode="valid")
 
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
     axes.plot(steps, train, color="tab:blue", alpha=0.25, linewidth=0.8)
     axes.plot(
         steps[window - 1 :],
@@ -79,7 +78,6 @@ def plot_losses(metrics: list[dict[str, str]], baselines: dict[str, float], path
     axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.88))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _draw_chain(axes: Axes, chain: Backbone, points: np.ndarray, colour: str | None = None) -> None:
@@ -90,7 +88,7 @@ def _draw_chain(axes: Axes, chain: Backbone, points: np.ndarray, colour: str | N
     depth = segments[:, :, 2].mean(1)
     order = depth.argsort()
     width = 1.0 + 2.0 * (depth - depth.min()) / max(np.ptp(depth), 1e-6)
-    colours = plt.get_cmap("turbo")(np.linspace(0.05, 0.95, len(bonded)))[bonded][order] if colour is None else colour
+    colours = colormaps["turbo"](np.linspace(0.05, 0.95, len(bonded)))[bonded][order] if colour is None else colour
     axes.add_collection(
         LineCollection(list(segments[order, :, :2]), colors=colours, linewidths=width[order], capstyle="round")
     )
@@ -102,9 +100,8 @@ def plot_backbones(chain: Backbone, panels: dict[str, Tensor], path: Path) -> No
     _, _, view = np.linalg.svd(true[chain.mask.numpy()], full_matrices=False)
     turned = {title: coords.numpy() @ view.T for title, coords in panels.items()}
     limit = 1.05 * np.max([np.abs(points[chain.mask.numpy()]).max(0) for points in turned.values()], axis=0)
-    figure, all_axes = plt.subplots(
-        1, len(panels), figsize=(4 * len(panels), 0.6 + 4 * limit[1] / limit[0]), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(4 * len(panels), 0.6 + 4 * limit[1] / limit[0]), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), squeeze=False)
     for axes, (title, points) in zip(all_axes[0], turned.items(), strict=True):
         _draw_chain(axes, chain, true @ view.T, colour="lightgrey")
         _draw_chain(axes, chain, points)
@@ -113,7 +110,6 @@ def plot_backbones(chain: Backbone, panels: dict[str, Tensor], path: Path) -> No
         axes.set(xlim=(-limit[0], limit[0]), ylim=(-limit[1], limit[1]))
         axes.axis("off")
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _table(scores: dict[str, evaluate.Score], geometries: dict[str, dict[str, tuple[float, float]]]) -> str:

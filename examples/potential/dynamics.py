@@ -14,19 +14,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from ase import Atoms, units
 from ase.build import molecule
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from equiformer_pytorch.atoms import EquiformerCalculator
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 EVERY = 10  # steps between two values that are kept
 
@@ -52,7 +49,8 @@ def follow(
 
 def plot(times: np.ndarray, total: np.ndarray, slope: float, title: str, path: Path) -> None:
     """Deviation of the total energy from its mean, with its trend."""
-    figure, axes = plt.subplots(figsize=(7.5, 3.5), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.5), layout="constrained")
+    axes = figure.subplots()
     axes.plot(times, 1e3 * (total - total.mean()), color="tab:blue", linewidth=0.4)
     axes.plot(
         times, 1e3 * slope * (times - times.mean()), color="tab:orange", label=f"{1e4 * slope:+.4f} meV/atom per 10 ps"
@@ -61,7 +59,6 @@ def plot(times: np.ndarray, total: np.ndarray, slope: float, title: str, path: P
     axes.legend(frameon=False, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

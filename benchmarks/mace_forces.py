@@ -1,9 +1,10 @@
-"""MACE learns aspirin: ``MACE_PYTHON mace_aspirin.py JOB``, in an environment of its own with mace-torch 0.3.16.
+"""MACE learns a molecule: ``MACE_PYTHON mace_forces.py JOB``, in an environment of its own with mace-torch 0.3.16.
 
-It runs MACE's own ``run_train`` with the options below and the job's batch size; the rest are its defaults (Adam with
-learning rate 0.01, forces weighted 100 to 1, two interactions of correlation 3, l ≤ 3). Beside it only a clock and an
-evaluation: after every epoch the averaged weights are measured on the test file, outside the time that is counted.
-Prints one line of JSON per epoch. Needs nothing of this package.
+It runs MACE's own ``run_train`` with the options below, those of the job over them, and the job's batch size; the rest
+are its defaults (Adam with learning rate 0.01, forces weighted 100 to 1, two interactions of correlation 3, l ≤ 3).
+Beside it only a clock and an evaluation: after every epoch the averaged weights are measured on the test file, outside
+the time that is counted, and a line of JSON is printed. A job with a budget in seconds of processor time ends with the
+epoch that spends it, and measures there alone. Needs nothing of this package.
 """
 
 from __future__ import annotations
@@ -50,15 +51,16 @@ def learn(job: dict[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
     one_epoch, wall, cpu = train.train_one_epoch, 0.0, 0.0
     loaders: list[Any] = []
+    given = OPTIONS | job.get("options", {})
 
     def test_loader(model: Any) -> Any:
         """Of the job's test file, made once the model says which species there are."""
         if not loaders:
             keys = KeySpecification.from_defaults()
-            keys.info_keys["energy"], keys.arrays_keys["forces"] = OPTIONS["energy_key"], OPTIONS["forces_key"]
+            keys.info_keys["energy"], keys.arrays_keys["forces"] = given["energy_key"], given["forces_key"]
             _, configurations = load_from_xyz(job["test"], key_specification=keys)
             table = AtomicNumberTable([int(z) for z in model.atomic_numbers])
-            cutoff = float(OPTIONS["r_max"])
+            cutoff = float(given["r_max"])
             graphs = [AtomicData.from_config(c, z_table=table, cutoff=cutoff) for c in configurations]
             loaders.append(torch_geometric.dataloader.DataLoader(graphs, batch_size=10, shuffle=False))
         return loaders[0]
@@ -68,6 +70,8 @@ def learn(job: dict[str, Any]) -> None:
         start = time.perf_counter(), time.process_time()
         one_epoch(**arguments)
         wall, cpu = wall + time.perf_counter() - start[0], cpu + time.process_time() - start[1]
+        if "budget" in job and cpu < job["budget"]:
+            return
         model = arguments["model"]
         with arguments["ema"].average_parameters():
             _, found = train.evaluate(
@@ -88,16 +92,18 @@ def learn(job: dict[str, Any]) -> None:
             "version": mace.__version__,
         }
         print(json.dumps(point), flush=True)
+        if "budget" in job:
+            raise SystemExit
 
     train.train_one_epoch = timed_epoch  # the one place where run_train's loop can be watched
     with tempfile.TemporaryDirectory() as folder:
-        options = OPTIONS | {
-            "name": "aspirin",
+        options = given | {
+            "name": "molecule",
             "work_dir": folder,
             "train_file": job["train"],
             "valid_file": job["valid"],
             "seed": job["seed"],
-            "max_num_epochs": job["epochs"],
+            "max_num_epochs": job.get("epochs", 10_000),
             "batch_size": job["batch_size"],
         }
         words = [f"--{name}={value}" for name, value in options.items()]

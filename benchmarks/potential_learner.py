@@ -1,8 +1,8 @@
-"""Our side learns aspirin: ``python -m benchmarks.potential_learner JOB``; the job names files, model and budget.
+"""Our side learns a molecule: ``python -m benchmarks.potential_learner JOB``; the job names files, model and budget.
 
 Trains until the budget is spent, by the clock that the job names; the learning rate follows a cosine of that time, so
-that it ends at zero with the budget. Prints one line of JSON per epoch, measured with averaged weights on the test
-file, outside the time that is counted.
+that it ends at zero with the budget. Prints one line of JSON per epoch, or at the end alone where the job says so
+(``"curve": false``), measured with averaged weights on the test file, outside the time that is counted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from equiformer_pytorch import EquiformerPotential
 from equiformer_pytorch.atoms import StructureDataset, collate_structures, load_structures, predict
 from equiformer_pytorch.training.loop import learning_rate, ramped_average
+from equiformer_pytorch.training.optimizers import optimizer_for
 from equiformer_pytorch.training.potentials.errors import errors as errors_of
 
 Structures = dict[str, Tensor]
@@ -44,7 +45,7 @@ def measure(model: EquiformerPotential, structures: StructureDataset) -> dict[st
 
 
 def learn(job: dict[str, Any]) -> None:
-    """Adam with clipping and averaged weights, until the job's budget is spent."""
+    """The job's optimizer with clipping and averaged weights, until its budget is spent."""
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["seed"])
     cutoff = job["model"]["cutoff"]
@@ -53,7 +54,7 @@ def learn(job: dict[str, Any]) -> None:
     species = sorted({int(z) for item in train.items for z in item["atomic_numbers"]})
     model = EquiformerPotential(species=species, **job["model"])
     model.fit(train.items)
-    optimizer = torch.optim.Adam(model.parameters(), lr=job["lr"])
+    optimizer = optimizer_for(model, job.get("optimizer", "adamw"), job["lr"])
     averaged = AveragedModel(model, multi_avg_fn=ramped_average(job["ema"]))
     parameters = sum(weight.numel() for weight in model.parameters())
 
@@ -76,6 +77,8 @@ def learn(job: dict[str, Any]) -> None:
                 break
         counted = {name: counted[name] + clock() - start[name] for name, clock in CLOCKS.items()}
         epoch += 1
+        if progress < 1 and not job.get("curve", True):
+            continue
         point = {"epoch": epoch, **counted, **measure(cast(EquiformerPotential, averaged.module), test)}
         point["parameters"] = parameters
         print(json.dumps(point), flush=True)

@@ -1,4 +1,4 @@
-"""One measuring process: its own interpreter, one thread, one side's package first on the module path."""
+"""Measuring processes: their own interpreter, one thread, one side's package first on the module path."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,31 @@ def run(module: str, side: Path, job: dict[str, Any], python: str = sys.executab
     if done.returncode:
         raise SystemExit(f"{module} failed for {job}:\n{done.stderr[-2000:]}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a side runs: its interpreter, and what comes first on its path."""
+
+    python: Path
+    path: Path | None
+    packages: tuple[str, ...]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Its interpreter, in a folder of its own."""
+        path = os.pathsep.join(map(str, ([] if self.path is None else [self.path]) + [ROOT]))
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        with tempfile.TemporaryDirectory() as folder:
+            command = [str(self.python), *words]
+            return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+    def versions(self) -> dict[str, str]:
+        """Of torch and of what the side is."""
+        code = (
+            "import json, sys; from importlib.metadata import version; "
+            "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+        )
+        done = self.run("-c", code, "torch", *self.packages)
+        if done.returncode:
+            raise SystemExit(f"{self.python} has not all of {', '.join(self.packages)}:\n{done.stderr[-500:]}")
+        return json.loads(done.stdout)

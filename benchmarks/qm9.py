@@ -19,11 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -31,7 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks.compare import machine
-from benchmarks.process import ROOT
+from benchmarks.process import ROOT, Place
 from benchmarks.qm9_report import plot, report
 from equiformer_pytorch.graph.periodic import radius_graph
 from examples.qm9 import data, frames
@@ -73,34 +71,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "rates": [1e-3, 2e-3],
     },
 }
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a side runs: its interpreter, and what comes first on its path."""
-
-    python: Path
-    path: Path | None
-    packages: tuple[str, ...]
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Its interpreter, in a folder of its own."""
-        path = os.pathsep.join(map(str, ([] if self.path is None else [self.path]) + [ROOT]))
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-        with tempfile.TemporaryDirectory() as folder:
-            command = [str(self.python), *words]
-            return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-    def versions(self) -> dict[str, str]:
-        """Of torch and of what the side is."""
-        code = (
-            "import json, sys; from importlib.metadata import version; "
-            "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
-        )
-        done = self.run("-c", code, "torch", *self.packages)
-        if done.returncode:
-            raise SystemExit(f"{self.python} has not all of {', '.join(self.packages)}:\n{done.stderr[-500:]}")
-        return json.loads(done.stdout)
 
 
 def write_molecules(

@@ -203,3 +203,16 @@ def test_two_processes(tmp_path: Path) -> None:
     assert call("--runs", tmp_path, *SMALL, "--steps", 3, "--accumulate", 2, "--name", "one") == 0
     rows = [[float(row["train"]) for row in metrics_of(tmp_path / name)] for name in ("denoise", "one")]
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
+
+
+def test_a_run_of_an_older_version_goes_on_with_its_optimizer(tmp_path: Path) -> None:
+    """Runs of 1.3 do not say which one they have: it was AdamW, whatever is the default now."""
+    small = [*SMALL, "--runs", tmp_path, "--optimizer", "adamw"]
+    assert call(*small, "--steps=6", "--name", "whole") == 0
+    assert call(*small, "--steps=6", "--name", "old", "--max-minutes=1e-6") == 0
+    path = tmp_path / "old" / "checkpoint.pt"
+    old = load_checkpoint(path)
+    del old["about"]["optimizer"]
+    save_checkpoint(path, old)
+    assert call("--runs", tmp_path, "--resume", "old") == 0
+    assert metrics_of(tmp_path / "old") == metrics_of(tmp_path / "whole")

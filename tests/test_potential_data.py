@@ -29,6 +29,7 @@ def tiny_g2(folder: Path, **changes: object) -> dict[str, Path]:
 def test_molecules() -> None:
     small, large = data.small_molecules(), data.large_molecules()
     assert (len(small), len(large)) == (106, 10)
+    assert set(data.MADE_HERE) == {"g2", *large}
     assert set(data.HELD_OUT) <= {*small, *large}
     assert len(large["aspirin"]) == 21
     for name, atoms in (*small.items(), *large.items()):

@@ -57,6 +57,9 @@ class TrainingOptions:
     steps: int = option(1200, "optimizer steps; the learning rate's schedule spans them", count)
     batch_size: int = option(2, "samples per process and micro-batch", count)
     accumulate: int = option(1, "micro-batches per step", count)
+    optimizer: str = option(
+        "adamw", "adamw, or muon, which makes the steps of matrices orthogonal", str, choices=("adamw", "muon")
+    )
     lr: float = option(3e-3, "highest learning rate", positive)
     warmup: int = option(30, "steps of rising learning rate", whole)
     clip: float = option(1.0, "largest norm of the gradient", positive)

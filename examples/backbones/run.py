@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from equiformer_pytorch.training.optimizers import optimizer_for
 from equiformer_pytorch.training.runs import Job
 from equiformer_pytorch.training.samples import generator_for
 from examples.backbones import learning, saved, sources
@@ -91,7 +92,7 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
 
     return Job(
         model=network,
-        optimizer=torch.optim.AdamW(network.parameters(), lr=settings.lr, betas=(0.9, 0.99)),
+        optimizer=optimizer_for(network, settings.optimizer, settings.lr, betas=(0.9, 0.99), weight_decay=0.01),
         loss=learning.denoising_loss,
         items=learning.items_of(chains.train, settings.crop),
         draw=partial(learning.draw_crop, crop=settings.crop, shares=shares),

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from equiformer_pytorch.training.optimizers import optimizer_for
 from equiformer_pytorch.training.runs import Job
 from examples.denoising import data, evaluate, report
 from examples.denoising.model import BackboneDenoiser, denoising_loss
@@ -54,7 +55,7 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
 
     return Job(
         model=model,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr),
+        optimizer=optimizer_for(model, settings.optimizer, settings.lr, weight_decay=0.01),
         loss=denoising_loss,
         items=splits.train,
         draw=partial(data.draw_crop, length=settings.crop, noise=settings.noise),

@@ -1,6 +1,7 @@
 """Energies and forces of GFN2-xTB for small molecules, made here: dynamics by ASE, labels by tblite.
 
-    python -m examples.potential.data aspirin data/aspirin    # one molecule of 21 atoms, 500 K; about three minutes
+    python -m examples.potential.data aspirin data/aspirin    # one molecule of 21 atoms, 500 K; about three minutes;
+                                                              # or another one of `molecules.xyz`
     python -m examples.potential.data g2 data/g2              # 116 molecules, thermal and rattled; about five minutes
 
 A data set is a folder of extxyz files, one per split, with energies (eV) and forces (eV/Å) where ASE keeps them, and
@@ -35,6 +36,8 @@ from ase.io import iread, write
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS
 from tqdm import tqdm
+
+from examples.potential.settings import MADE_HERE
 
 MOLECULES = Path(__file__).with_name("molecules.xyz")
 ABOUT = "about.json"
@@ -154,22 +157,34 @@ def small_molecules() -> dict[str, Atoms]:
     return chosen
 
 
-def aspirin(
-    folder: Path, *, sizes: Sizes = Sizes(200, 50, 200), dynamics: Dynamics = Dynamics(), seed: int = 0
+def one_molecule(
+    folder: Path, name: str, *, sizes: Sizes = Sizes(200, 50, 200), dynamics: Dynamics = Dynamics(), seed: int = 0
 ) -> dict[str, Path]:
-    """Aspirin from Langevin dynamics at 500 K: the files by split. They are made if they are not there."""
-    about = {"set": "aspirin", "sizes": asdict(sizes), "dynamics": asdict(dynamics), "seed": seed}
+    """A molecule of `molecules.xyz` from Langevin dynamics at 500 K: the files by split, made if they are not there."""
+    about = {"set": name, "sizes": asdict(sizes), "dynamics": asdict(dynamics), "seed": seed}
     counts = vars(sizes)
 
     def make() -> dict[str, list[Atoms]]:
-        atoms = large_molecules()["aspirin"]
+        atoms = large_molecules()[name]
         atoms.calc = gfn2()
         relax(atoms)
-        frames = thermal(atoms, list(counts.values()), dynamics, generator_for("aspirin", seed))
-        frames = iter(_progress(frames, sum(counts.values()), "aspirin"))
+        frames = thermal(atoms, list(counts.values()), dynamics, generator_for(name, seed))
+        frames = iter(_progress(frames, sum(counts.values()), name))
         return {split: [next(frames) for _ in range(count)] for split, count in counts.items()}
 
     return _cached(folder, about, make)
+
+
+def aspirin(
+    folder: Path, *, sizes: Sizes = Sizes(200, 50, 200), dynamics: Dynamics = Dynamics(), seed: int = 0
+) -> dict[str, Path]:
+    """:func:`one_molecule`, aspirin."""
+    return one_molecule(folder, "aspirin", sizes=sizes, dynamics=dynamics, seed=seed)
+
+
+def made_here(name: str, folder: Path, seed: int = 0) -> dict[str, Path]:
+    """The data set of `MADE_HERE` with this name: the files by split, made if they are not there."""
+    return g2(folder, seed=seed) if name == "g2" else one_molecule(folder, name, seed=seed)
 
 
 def g2(
@@ -270,12 +285,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m examples.potential.data", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("set", choices=("aspirin", "g2"), help="which data set")
+    parser.add_argument("set", choices=MADE_HERE, metavar="SET", help=f"which: {', '.join(MADE_HERE)}")
     parser.add_argument("folder", type=Path, help="where it goes; a set that is there is only described")
     parser.add_argument("--seed", type=int, default=0, help="of velocities, noise and displacements (default: 0)")
     args = parser.parse_args(arguments)
     try:
-        paths = {"aspirin": aspirin, "g2": g2}[args.set](args.folder, seed=args.seed)
+        paths = made_here(args.set, args.folder, seed=args.seed)
     except DataError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -22,6 +22,6 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
     elif settings.data in MADE_HERE:
         made = Path(settings.data_folder) / settings.data
         with accelerator.main_process_first():  # the others find what it made
-            {"g2": data.g2, "aspirin": data.aspirin}[settings.data](made)
+            data.made_here(settings.data, made)
         settings = replace(settings, data=str(made))
     return run.prepare(settings, folder, resumed, accelerator)

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from equiformer_pytorch.training.options import option
 from equiformer_pytorch.training.potentials.settings import PotentialSettings
 
-MADE_HERE = ("g2", "aspirin")
+# Many molecules, and each of molecules.xyz alone.
+MADE_HERE = (
+    *("g2", "aspirin", "paracetamol", "caffeine", "vanillin", "phenylalanine", "glucose", "dopamine"),
+    *("cysteine_methyl_ester", "chlorobenzamide", "fluorophenylacetamide"),
+)
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,6 @@ class Settings(PotentialSettings):
     """Those of every potential, and data sets that are made here."""
 
     data: str | None = option(
-        "g2", "g2 or aspirin, made here with GFN2-xTB; or a folder with files train, valid and test…", str
+        "g2", f"{', '.join(MADE_HERE)}: made here with GFN2-xTB; or a folder with files train, valid and test…", str
     )
     data_folder: str = option("potential_data", "where data sets that are made here are kept", str, metavar="FOLDER")

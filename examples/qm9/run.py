@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from equiformer_pytorch.graph.periodic import radius_graph
+from equiformer_pytorch.training.optimizers import optimizer_for
 from equiformer_pytorch.training.runs import Job
 from examples.qm9 import data, frames, report
 from examples.qm9.model import MoleculeProperty, nearest
@@ -118,11 +119,7 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
 
     return Job(
         model=model,
-        optimizer=torch.optim.AdamW(
-            [weight for weight in model.parameters() if weight.requires_grad],
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-        ),
+        optimizer=optimizer_for(model, settings.optimizer, settings.lr, weight_decay=settings.weight_decay),
         loss=loss,
         items=train,
         draw=draw,

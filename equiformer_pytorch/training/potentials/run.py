@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.atoms import EquiformerPotential, Potential, StructureDataset
 from equiformer_pytorch.atoms.dataset import LazyItems
+from equiformer_pytorch.training.optimizers import optimizer_for
 from equiformer_pytorch.training.options import assigned
 from equiformer_pytorch.training.potentials import data, report, start
 from equiformer_pytorch.training.potentials.batches import collate_pieces
@@ -90,9 +91,7 @@ def prepare(settings: PotentialSettings, folder: Path, resumed: bool, accelerato
 
     return Job(
         model=model,
-        optimizer=torch.optim.AdamW(
-            [weight for weight in model.parameters() if weight.requires_grad], lr=settings.lr, weight_decay=0.0
-        ),
+        optimizer=optimizer_for(model, settings.optimizer, settings.lr),
         loss=loss,
         items=splits["train"].items,
         draw=draw,

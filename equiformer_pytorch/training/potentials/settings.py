@@ -8,7 +8,7 @@ from equiformer_pytorch.training.options import TrainingOptions, assignment, cou
 
 # Options that a file given with --checkpoint decides.
 OF_NEW_POTENTIALS = (
-    *("cutoff", "dim", "num_degrees", "depth", "heads", "dim_head", "attention", "chiral"),
+    *("cutoff", "dim", "num_degrees", "depth", "heads", "dim_head", "radial_basis", "attention", "chiral"),
     *("targets", "inputs", "species"),
 )
 
@@ -68,6 +68,9 @@ class PotentialSettings(TrainingOptions):
     depth: int = option(2, "blocks of attention and feed-forward", count)
     heads: int = option(4, "attention heads per degree", count)
     dim_head: int = option(8, "channels per head", count)
+    radial_basis: str = option(
+        "log", "of distances: log, finer near than far away, or even, finer at bonds", str, choices=("log", "even")
+    )
     attention: str = option("l2", "l2 or mlp", str, choices=("l2", "mlp"))
     chiral: bool = flag("let mirror images differ: for targets that turn over in a mirror, such as optical rotation")
     energy_weight: float = option(4.0, "of the error of energies, where there are some", positive)

@@ -81,6 +81,7 @@ def new_potential(
             depth=settings.depth,
             heads=settings.heads,
             dim_head=settings.dim_head,
+            radial_basis=settings.radial_basis,
             l2_dist_attention=settings.attention == "l2",
             reflection_equivariant=not settings.chiral,
             targets=targets,

@@ -27,7 +27,15 @@ from examples.potential import data
 
 CHOSEN_ON = (("aspirin", 1), ("vanillin", 0))
 JUDGED_ON = (("aspirin", 3), ("phenylalanine", 0))
-NEQUIP = {"model": {}, "cutoff": 4.5, "batch_size": 5, "lr": 0.01, "ema": 0.99, "energy_weight": 1.0}
+NEQUIP = {
+    "model": {},
+    "cutoff": 3.5,
+    "batch_size": 5,
+    "optimizer": "adam",
+    "lr": 0.01,
+    "ema": 0.99,
+    "energy_weight": 1.0,
+}
 SIDES: dict[str, dict[str, Any]] = {
     "ours": OURS | {"clock": "cpu_seconds", "curve": False},
     "MACE": {"batch_size": 5, "options": {}},

@@ -73,7 +73,7 @@ def test_help_explains_every_option_at_once(capsys: pytest.CaptureFixture[str]) 
         (["--mixed-precision", "fp64"], "--mixed-precision"),
         (["--step", "3"], "--step"),
         (["--resume", "--lr", "1"], "leave out --lr"),
-        (["--resume", "--steps", "2000", "--lr", "0.003"], "leave out --lr"),  # also if it is the default
+        (["--resume", "--steps", "2000", "--lr", "0.006"], "leave out --lr"),  # also if it is the default
         (["--data", "none.pkl"], "cannot read none.pkl"),
         (["--resume", "never"], "there is no checkpoint"),
         (["--resume"], "there is no run"),

@@ -8,11 +8,13 @@ if TYPE_CHECKING:
     from equiformer_pytorch.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
     from equiformer_pytorch.training.loop import Outcome, TrainSettings, train
     from equiformer_pytorch.training.metrics import MetricsFile
+    from equiformer_pytorch.training.optimizers import Muon
     from equiformer_pytorch.training.samples import SampleStream
 
 __all__ = [
     "CheckpointError",
     "MetricsFile",
+    "Muon",
     "Outcome",
     "SampleStream",
     "TrainSettings",
@@ -25,6 +27,7 @@ __all__ = [
 _LATER = {
     "CheckpointError": "checkpoint",
     "MetricsFile": "metrics",
+    "Muon": "optimizers",
     "Outcome": "loop",
     "SampleStream": "samples",
     "TrainSettings": "loop",

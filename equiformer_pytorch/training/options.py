@@ -45,6 +45,12 @@ def flag(help: str) -> Any:
     return field(default=False, metadata={"help": help, "action": "store_true"})
 
 
+def optimizer(default: str) -> Any:
+    """A field of settings: which optimizer."""
+    words = "adamw, or muon, which makes the steps of matrices orthogonal"
+    return option(default, words, str, choices=("adamw", "muon"))
+
+
 count, whole = at_least(int, 1), at_least(int, 0)
 positive = at_least(float, 0, excluded=True)
 share = at_least(float, 0, below=1)
@@ -57,9 +63,7 @@ class TrainingOptions:
     steps: int = option(1200, "optimizer steps; the learning rate's schedule spans them", count)
     batch_size: int = option(2, "samples per process and micro-batch", count)
     accumulate: int = option(1, "micro-batches per step", count)
-    optimizer: str = option(
-        "adamw", "adamw, or muon, which makes the steps of matrices orthogonal", str, choices=("adamw", "muon")
-    )
+    optimizer: str = optimizer("adamw")
     lr: float = option(3e-3, "highest learning rate", positive)
     warmup: int = option(30, "steps of rising learning rate", whole)
     clip: float = option(1.0, "largest norm of the gradient", positive)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from equiformer_pytorch.training.options import TrainingOptions, count, option, positive, whole
+from equiformer_pytorch.training.options import TrainingOptions, count, optimizer, option, positive, whole
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "backbones.pkl"
 
@@ -38,3 +38,6 @@ class Settings(DownloadOptions):
     dim_head: int = option(8, "channels per head", count)
     neighbors: int = option(8, "nearest points in space that a point attends to, beside the chain's", whole)
     chain_reach: int = option(9, "atoms along the chain, to either side, that a point attends to", count)
+
+    optimizer: str = optimizer("muon")
+    lr: float = option(6e-3, "highest learning rate", positive)

@@ -38,7 +38,7 @@ NEQUIP = {
 }
 SIDES: dict[str, dict[str, Any]] = {
     "ours": OURS | {"clock": "cpu_seconds", "curve": False},
-    "MACE": {"batch_size": 5, "options": {}},
+    "MACE": {"batch_size": 5, "options": {"r_max": 3.5}},
     "NequIP": NEQUIP,
 }
 ERRORS = {"force_rmse": "forces, meV/Å", "energy_rmse": "energies, meV/atom"}

@@ -49,7 +49,7 @@ def learn(job: dict[str, Any]) -> None:
     set_global_state()
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["seed"])
-    frames = {split: read(job[split], ":") for split in ("train", "test")}
+    frames: dict[str, Any] = {split: read(job[split], ":") for split in ("train", "test")}
     species = sorted({symbol for atoms in frames["train"] for symbol in atoms.get_chemical_symbols()})
     transforms = (ChemicalSpeciesToAtomTypeMapper(species), NeighborListTransform(job["cutoff"]))
 
@@ -103,7 +103,8 @@ def learn(job: dict[str, Any]) -> None:
             optimizer.step()
             steps += 1
             decay = min(job["ema"], (1 + steps) / (10 + steps))
-            torch._foreach_lerp_(averaged, [weight.detach() for weight in model.parameters()], 1 - decay)
+            for mean, weight in zip(averaged, model.parameters(), strict=True):
+                mean.lerp_(weight.detach(), 1 - decay)
             if spent == 1:
                 break
     cpu_seconds = time.process_time() - start

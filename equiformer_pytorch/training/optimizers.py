@@ -8,6 +8,7 @@ from typing import Any, overload
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 # Of Jordan et al.: the fifth power of this polynomial's iterate brings singular values between 0.7 and 1.2.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -76,47 +77,50 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            if weights:
-                (self._step_matrices if group["matrices"] else self._step_others)(group, weights)
+            both = [(weight, weight.grad) for weight in group["params"] if weight.grad is not None]
+            if both:
+                weights, slopes = map(list, zip(*both, strict=True))
+                (self._step_matrices if group["matrices"] else self._step_others)(group, weights, slopes)
         return loss
 
-    def _step_matrices(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        slopes = [weight.grad for weight in weights]
-        momenta = self._kept("momentum", weights)
-        torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, slopes)
-        ahead = torch._foreach_add(slopes, momenta, alpha=group["momentum"])
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+    def _step_matrices(self, group: dict[str, Any], weights: list[Tensor], slopes: list[Tensor]) -> None:
         by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-        for weight, direction in zip(weights, ahead, strict=True):
+        for weight, slope, momentum in zip(weights, slopes, self._kept("momentum", weights), strict=True):
+            momentum.mul_(group["momentum"]).add_(slope)
             rows, columns = weight.shape[-2:]
-            by_shape.setdefault((min(rows, columns), max(rows, columns)), []).append((weight, direction))
+            ahead = torch.add(slope, momentum, alpha=group["momentum"])
+            by_shape.setdefault((min(rows, columns), max(rows, columns)), []).append((weight, ahead))
         for (shorter, longer), members in by_shape.items():
-            flat = [wide(direction).reshape(-1, shorter, longer) for _, direction in members]
+            flat = [wide(ahead).reshape(-1, shorter, longer) for _, ahead in members]
             turned = orthogonal(torch.cat(flat)).split([len(one) for one in flat])
             for (weight, _), one in zip(members, turned, strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(wide(one.view_as(wide(weight)), weight), alpha=-0.2 * group["lr"] * longer**0.5)
 
-    def _step_others(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+    def _step_others(self, group: dict[str, Any], weights: list[Tensor], slopes: list[Tensor]) -> None:
         first, second = group["betas"]
-        slopes = [weight.grad for weight in weights]
-        means, squares = self._kept("mean", weights), self._kept("square", weights)
-        torch._foreach_lerp_(means, slopes, 1 - first)
-        torch._foreach_mul_(squares, second)
-        torch._foreach_addcmul_(squares, slopes, slopes, 1 - second)
-        count = group["step"] = group.get("step", 0) + 1
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, (1 - second**count) ** 0.5)
-        torch._foreach_add_(roots, group["eps"])
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_addcdiv_(weights, means, roots, -group["lr"] / (1 - first**count))
+        steps = self._kept("step", weights, torch.zeros((), dtype=torch.float32, device="cpu"))
+        adamw(
+            weights,
+            slopes,
+            self._kept("mean", weights),
+            self._kept("square", weights),
+            [],
+            steps,
+            amsgrad=False,
+            beta1=first,
+            beta2=second,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
-    def _kept(self, name: str, weights: Iterable[Tensor]) -> list[Tensor]:
-        """What is kept of each under a name; zeros at first."""
+    def _kept(self, name: str, weights: Iterable[Tensor], initial: Tensor | None = None) -> list[Tensor]:
+        """What is kept of each under a name, at first this or zeros like the parameter."""
         for weight in weights:
             if name not in self.state[weight]:
-                self.state[weight][name] = torch.zeros_like(weight)
+                self.state[weight][name] = torch.zeros_like(weight) if initial is None else initial.clone()
         return [self.state[weight][name] for weight in weights]
 
 

@@ -11,8 +11,9 @@ from examples.backbones.rotations import exponential
 
 NEAREST_CA = 3.8
 """Å, nearest CA of residues that are not neighbours. 4.6 would keep strands apart."""
-NEAREST_ATOMS = 2.8
-"""Å, of N, CA, C and O of residues two or more apart; O and N of a hydrogen bond come closest."""
+NEAREST_ATOMS = ((2.85, 2.9, 2.9, 2.8), (2.9, 3.1, 3.1, 2.8), (2.9, 3.1, 3.1, 2.8), (2.8, 2.8, 2.8, 2.8))
+"""Å, of N, CA, C and O (rows and columns) of residues two or more apart: for each pair 0.1 Å or more above what counts
+as a clash. O and N of a hydrogen bond come closest."""
 C_CA, CA_N = 2.435, 2.428
 """Å, from C to the next CA and from CA to the next N: what the angles at the peptide bond amount to."""
 O_N = 2.25
@@ -51,7 +52,7 @@ def _energy(atoms: Tensor, pairs: Tensor, joined: Tensor | None) -> Tensor:
     alphas = _distance(one[:, 1], other[:, 1])
     every = _distance(one[:, :, None], other[:, None])
     total = (NEAREST_CA - alphas).clamp(min=0).square().sum()
-    total = total + (NEAREST_ATOMS - every).clamp(min=0).square().sum()
+    total = total + (every.new_tensor(NEAREST_ATOMS) - every).clamp(min=0).square().sum()
     if joined is not None:
         here, after = atoms[:-1], atoms[1:]
         for of, to, wanted in ((2, 0, C_N), (2, 1, C_CA), (1, 0, CA_N), (1, 1, CA_CA), (3, 0, O_N)):

@@ -7,7 +7,7 @@ import torch
 
 from examples.backbones.chains import load_chains
 from examples.backbones.geometry import Frames, atoms_of, frames_of
-from examples.backbones.guidance import relax
+from examples.backbones.guidance import NEAREST_ATOMS, NEAREST_CA, relax
 from examples.backbones.measures import local
 from examples.backbones.measures.compare import rmsd
 from examples.backbones.network import Residues
@@ -119,6 +119,14 @@ def test_relaxing_parts_what_clashes() -> None:
     frames = Frames(torch.cat((first.rotation, second.rotation)), torch.cat((first.origin, onto)))
     assert local.ca_clashes(atoms_of(frames)) > 0
     assert local.ca_clashes(atoms_of(relax(frames, free(40), closed=False, rounds=60))) == 0
+
+
+def test_what_is_parted_no_longer_counts_as_a_clash() -> None:
+    """Where guidance stops at the limit itself, what it parts lies on either side of it."""
+    for one, of_one in zip(local.ELEMENTS, NEAREST_ATOMS, strict=True):
+        for other, nearest in zip(local.ELEMENTS, of_one, strict=True):
+            assert nearest >= local.ATOM_CLASH["".join(sorted(one + other))] + 0.099
+    assert NEAREST_CA >= local.CA_CLASH + 0.099
 
 
 def test_relaxing_leaves_what_is_given() -> None:

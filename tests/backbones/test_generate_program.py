@@ -52,6 +52,23 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "sample" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["train", "sample", "report"])
+def test_missing_package_gets_one_line(command: str, tmp_path: Path) -> None:
+    lines = (
+        "import sys",
+        "sys.modules['pydssp'] = None",
+        "from examples.generate_backbones import main",
+        f"sys.exit(main(['{command}']))",
+    )
+    code = "; ".join(lines)
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 2
+    assert "the package pydssp is missing: pip install" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_needs_no_torch() -> None:
     code = """
 import sys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pydssp
 import torch
 from torch import Tensor
 
@@ -20,8 +21,6 @@ def secondary_structure(coords: Tensor) -> np.ndarray:
 
     pydssp knows helices by their hydrogen bonds alone, so also calls a left-handed one `H`; see `left_handed`.
     """
-    import pydssp
-
     if len(coords) < SHORTEST:
         return np.full(len(coords), COIL)
     return np.asarray(pydssp.assign(coords.detach().cpu().float(), out_type="c3"))

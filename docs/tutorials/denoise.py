@@ -105,6 +105,6 @@ denoised = noised + predictors["Equiformer, 80 steps"](chain, noised)
 Turnable(as_atoms(chain, denoised), f"{chain.name} after the network", chain=True)
 
 # %% [markdown]
-# The whole run, 1200 steps of a wider network, takes five minutes and leaves 0.139: [the
+# The whole run, 1200 steps of a wider network, takes five minutes and leaves 0.128: [the
 # example](../guide/denoising.md). With a noise level as `condition` and many small steps the same network generates
 # backbones.

@@ -2,8 +2,8 @@
 
 200 geometries of aspirin to train on and 200 later ones of the same trajectory to test (GFN2-xTB, Langevin dynamics at
 500 K; made by ``examples.potential.data`` where they are missing). Both sides get the same files, two threads and
-float32. MACE trains for 40 epochs, ours for as many seconds; evaluations are not counted. Where other
-programs run, too, count processor time (``--clock cpu_seconds``). The environment of MACE is made with
+float32. MACE trains for 40 epochs, ours for as many seconds; evaluations are not counted. Where other programs run,
+too, count processor time (``--clock cpu_seconds``). The environment of MACE is made with
 
     python -m venv mace && mace/bin/pip install torch==2.13.0 && mace/bin/pip install mace-torch==0.3.16
 

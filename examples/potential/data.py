@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -175,11 +176,7 @@ def one_molecule(
     return _cached(folder, about, make)
 
 
-def aspirin(
-    folder: Path, *, sizes: Sizes = Sizes(200, 50, 200), dynamics: Dynamics = Dynamics(), seed: int = 0
-) -> dict[str, Path]:
-    """:func:`one_molecule`, aspirin."""
-    return one_molecule(folder, "aspirin", sizes=sizes, dynamics=dynamics, seed=seed)
+aspirin = partial(one_molecule, name="aspirin")
 
 
 def made_here(name: str, folder: Path, seed: int = 0) -> dict[str, Path]:

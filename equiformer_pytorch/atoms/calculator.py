@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equiformer_pytorch.atoms.committee import STD, mean_and_spread
 from equiformer_pytorch.atoms.embedding import ignored_inputs, read_inputs
 from equiformer_pytorch.atoms.evaluator import Evaluator, Frame, KeptNeighbours, Source
 from equiformer_pytorch.atoms.second_derivatives import hessian
 from equiformer_pytorch.base.potential import Potential
 
-# What a committee says beside its mean: the standard deviation over its members, of this name's beginning.
-STD = "_std"
 # What is computed with every energy once it was asked for: many programs ask for the energy first, then for the forces.
 DERIVATIVES = frozenset(("forces", "stress", "stresses"))
 
@@ -69,10 +68,9 @@ class EquiformerCalculator(Calculator):
             Evaluator(source, device=device, dtype=dtype, neighbours=self.neighbours) for source in sources
         ]
         self.members = [evaluator.potential for evaluator in self.evaluators]
-        self.potential, self.targets = self.members[0], {}
+        self.potential = self.members[0]
         for name in frozenset.intersection(*(frozenset(member.targets) for member in self.members)):
-            self.targets[name] = self.potential.targets[name]
-            if any(member.targets[name] != self.targets[name] for member in self.members):
+            if any(member.targets[name] != self.potential.targets[name] for member in self.members):
                 raise ValueError(f"potential: the members of the committee mean different things by {name!r}")
         self.gives = frozenset.intersection(*(member.gives | member.parts for member in self.members))
         named = [*sorted(self.gives), "free_energy"]
@@ -103,13 +101,12 @@ class EquiformerCalculator(Calculator):
         for evaluator in self.evaluators:
             inputs = read_inputs(atoms, evaluator.potential.inputs)
             out = evaluator(frame, forces=forces, stress=stress, per_atom=per_atom, inputs=inputs)
-            found.append({name: self._as_ase_has_it(name, x) for name, x in out.items() if name in self.gives})
-        common = set.intersection(*(set(out) for out in found))
-        of_members = {name: np.stack([out[name] for out in found]) for name in common}
-        of_members["free_energy"] = of_members["energy"]
-        self.results = {name: _number(x.mean(0)) for name, x in of_members.items()}
-        if len(found) > 1:
-            self.results |= {name + STD: _number(x.std(0, ddof=1)) for name, x in of_members.items()}
+            found.append({name: x for name, x in out.items() if name in self.gives})
+        both = mean_and_spread(found)
+        both |= {
+            name.replace("energy", "free_energy"): both[name] for name in ("energy", "energy" + STD) if name in both
+        }
+        self.results = {name: self._as_ase_has_it(name, x) for name, x in both.items()}
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last call, for ASE, which does not look at what only our models take."""
@@ -138,19 +135,17 @@ class EquiformerCalculator(Calculator):
                 warnings.warn(f"atoms.info has {name} = {value}, which the potential does not take", stacklevel=2)
                 self._warned = True
 
-    def _as_ase_has_it(self, name: str, x: Tensor) -> np.ndarray:
-        """Of one structure, without its dimension; stress as (xx, yy, zz, yz, xz, xy)."""
-        found = x.double().cpu().numpy()
-        of_structure = name in ("energy", "stress") or (name in self.targets and self.targets[name].per == "structure")
-        found = np.asarray(found[0]) if of_structure else found
-        return full_3x3_to_voigt_6_stress(found) if name in ("stress", "stresses") else found
+    def _as_ase_has_it(self, name: str, x: Tensor) -> Any:
+        """Of one structure, without its dimension, and a float where that leaves one number; stress as (xx, yy, zz, yz,
+        xz, xy)."""
+        found, name = x.cpu().numpy(), name.removesuffix(STD)
+        target = self.potential.targets.get(name)
+        if name in ("energy", "free_energy", "stress") or (target is not None and target.per == "structure"):
+            found = np.asarray(found[0])
+        found = full_3x3_to_voigt_6_stress(found) if name in ("stress", "stresses") else found
+        return float(found) if found.ndim == 0 else found
 
 
 def frame_of(atoms: Atoms) -> Frame:
     """Where ASE atoms are."""
     return Frame(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-
-
-def _number(x: Any) -> Any:
-    """A float instead of an array of one."""
-    return float(x) if x.ndim == 0 else x

@@ -2,10 +2,13 @@
 
     equiformer evaluate potential.pt test.xyz more.db
     equiformer evaluate potential.pt test.xyz --keys energy=REF_energy forces=REF_forces --group kind
+    equiformer evaluate seed-0.pt test.xyz --committee seed-1.pt seed-2.pt
 
 Left in --out: evaluation.txt and evaluation.json (errors of each file, of each element and of each group that
 structures name, by `config_type` unless told otherwise), parity.png, and predictions.xyz: the structures as they were,
-with `predicted_energy`, `predicted_forces`, … beside what they had.
+with `predicted_energy`, `predicted_forces`, … beside what they had. Of a committee, potentials that were trained apart,
+all this is of their mean, with the spread between them: `predicted_energy_std`, `predicted_forces_std`, …, spread.png,
+and in the tables, where large spreads point at what the potentials do not know.
 """
 
 from __future__ import annotations
@@ -31,6 +34,10 @@ def make_parser() -> Parser:
     )
     parser.add_argument("potential", type=Path, help="potential.pt of a run, or a file of an EquiformerV2 or V3")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="structures, in any format that ASE reads")
+    parser.add_argument(
+        "--committee", type=Path, nargs="+", default=[], metavar="POTENTIAL",
+        help="others that were trained apart, with the same cutoff, inputs and targets",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="FOLDER", help="(default: evaluation)")
     parser.add_argument(
         "--keys", type=assignment, nargs="+", default=[], metavar="LABEL=NAME",
@@ -64,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         dtype=args.dtype,
     )
     try:
-        print(evaluate_files(args.potential, args.files, args.out, how))
+        print(evaluate_files([args.potential, *args.committee], args.files, args.out, how))
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from equiformer_pytorch.atoms import Potential, StructureDataset
+from equiformer_pytorch.atoms.committee import STD, mean_and_spread
 from equiformer_pytorch.training.potentials.batches import in_order
 from equiformer_pytorch.training.potentials.loss import outputs
 
@@ -26,6 +27,8 @@ class Compared:
     """The place of the structure in the data set."""
     element: Int[Tensor, " rows"]
     """The atomic number of the atom; 0 for what belongs to a structure."""
+    spread: Float64[Tensor, "rows ..."] | None = None
+    """Of a committee, whose mean is `predicted`: the standard deviation over its members."""
 
     @property
     def mae(self) -> float | None:
@@ -36,6 +39,28 @@ class Compared:
     def rmse(self) -> float | None:
         """Root mean square error of the components."""
         return (self.predicted - self.true).square().mean().sqrt().item() if len(self.true) else None
+
+    @property
+    def rms_spread(self) -> float | None:
+        """Root mean square spread of the components; None also where there is no committee."""
+        return self.spread.square().mean().sqrt().item() if self.spread is not None and len(self.true) else None
+
+    @property
+    def by_row(self) -> tuple[Float64[Tensor, " rows"], Float64[Tensor, " rows"]]:
+        """Root mean squares over the components of each row: of the error, and of a committee's spread."""
+        if self.spread is None:
+            raise ValueError("these are errors of one potential: there is no spread")
+        both = ((self.predicted - self.true).reshape(len(self.true), -1), self.spread.reshape(len(self.true), -1))
+        return both[0].square().mean(1).sqrt(), both[1].square().mean(1).sqrt()
+
+    @property
+    def rank_correlation(self) -> float | None:
+        """Of the rows' spreads with their errors (Spearman's): 1 where the spread puts errors in their order, 0 where
+        it says nothing of them. None with less than three rows, or without a committee."""
+        if self.spread is None or len(self.true) < 3:
+            return None
+        ranks = torch.stack([x.argsort().argsort().double() for x in self.by_row])
+        return torch.corrcoef(ranks)[0, 1].item()
 
     @property
     def size(self) -> float | None:
@@ -52,7 +77,8 @@ class Compared:
 
     def only(self, rows: Bool[Tensor, " rows"]) -> Compared:
         """Some of the rows."""
-        return Compared(self.predicted[rows], self.true[rows], self.structure[rows], self.element[rows])
+        spread = None if self.spread is None else self.spread[rows]
+        return Compared(self.predicted[rows], self.true[rows], self.structure[rows], self.element[rows], spread)
 
 
 @dataclass(frozen=True)
@@ -109,38 +135,45 @@ def errors(
     structures: StructureDataset,
     batch_size: int = 16,
     *,
+    others: Sequence[Potential] = (),
     most_edges: int | None = None,
     workers: int = 0,
     seen: Seen | None = None,
 ) -> Errors:
     """Of all structures but those whose record is damaged; with `seen`, which is told of each batch, forces and stress
-    are computed also where there is nothing to compare them with."""
+    are computed also where there is nothing to compare them with. With `others`, which must see as the model does, of
+    the mean of all."""
+    committee = (model, *others)
     device = next(model.parameters()).device
     of_element = model.element_energies().to(device)
     parts: dict[str, list[tuple[Tensor, ...]]] = {}
+    gives = frozenset.intersection(*(member.gives for member in committee))
     labels = ("forces", "energy", "stress", *model.targets)
     per_atom = {"forces", *(name for name, target in model.targets.items() if target.per == "atom")}
     count = 0
     for places, batch in in_order(structures, batch_size, most_edges=most_edges, workers=workers):
         count += len(places)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        there = [name for name in labels if name in batch and name in model.gives]
-        computed = there if seen is None else [name for name in labels if name in model.gives]
+        there = [name for name in labels if name in batch and name in gives]
+        computed = there if seen is None else [name for name in labels if name in gives]
+        wanted = {name: name in computed for name in ("forces", "stress")}
         with torch.no_grad():
-            out = outputs(model, batch, forces="forces" in computed, stress="stress" in computed)
+            out = mean_and_spread([outputs(member, batch, **wanted) for member in committee])
         if seen is not None:
             seen(places, batch, out)
         atoms = torch.bincount(batch["batch"], minlength=len(places))
         reference = torch.zeros_like(out["energy"]).index_add(0, batch["batch"], of_element[batch["atomic_numbers"]])
         number = torch.tensor(places, device=device)
         for name in there:
-            found, true, has = out[name], batch[name], batch[f"has_{name}"]
+            found, true, has, spread = out[name], batch[name], batch[f"has_{name}"], out.get(name + STD)
             structure, element = number, torch.zeros_like(number)
             if name == "energy":
                 found, true = ((energy - reference) / atoms for energy in (found, true))
+                spread = None if spread is None else spread / atoms
             if name in per_atom:
                 has, structure, element = has[batch["batch"]], number[batch["batch"]], batch["atomic_numbers"]
-            rows = (found.double()[has], true.double()[has], structure[has], element[has])
+            rows = (found[has], true.double()[has], structure[has], element[has])
+            rows += () if spread is None else (spread[has],)
             parts.setdefault(name, []).append(tuple(tensor.cpu() for tensor in rows))
     compared = {
         name: Compared(*(torch.cat(column) for column in zip(*parts[name], strict=True)))

@@ -13,9 +13,9 @@ from ase.data import chemical_symbols
 from equiformer_pytorch.atoms import Potential, StructureDataset, load_potential, load_structures
 from equiformer_pytorch.atoms.dataset import LazyItems
 from equiformer_pytorch.training.potentials.errors import Compared, Errors, errors
-from equiformer_pytorch.training.potentials.plots import plot_parity
+from equiformer_pytorch.training.potentials.plots import plot_parity, plot_spread
 from equiformer_pytorch.training.potentials.predictions import Predictions
-from equiformer_pytorch.training.potentials.tables import error_lines, table
+from equiformer_pytorch.training.potentials.tables import error_lines, spread_lines, table
 
 Rows = dict[str, dict[str, Compared]]
 
@@ -33,26 +33,40 @@ class Evaluation:
     dtype: str | None
 
 
-def evaluate_files(potential: Path, files: Sequence[Path], folder: Path, how: Evaluation) -> str:
-    """Writes tables, plots and predictions into `folder`, and returns the tables.
+def evaluate_files(potentials: Sequence[Path], files: Sequence[Path], folder: Path, how: Evaluation) -> str:
+    """Writes tables, plots and predictions of a potential, or of a committee of several, into `folder`, and returns the
+    tables.
 
     Raises:
-        OSError, ValueError: a file cannot be read, or nothing of it be used.
+        OSError, ValueError: a file cannot be read, or nothing of it be used; or members of a committee do not go
+            together.
         ImportError: a package is missing that reads a file.
     """
-    model = load_potential(potential)
+    members = [load_potential(potential) for potential in potentials]
+    _check_committee(members, potentials)
     device = how.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device=device, dtype=getattr(torch, how.dtype) if how.dtype else None)
-    structures = _load(model, files, how)
+    for member in members:
+        member.to(device=device, dtype=getattr(torch, how.dtype) if how.dtype else None)
+    model, *others = members
+    structures = _load(members, files, how)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "predictions.xyz").open("w", encoding="utf-8") as file:
         predictions = Predictions(model, structures, how.group, file)
         found = errors(
-            model, structures, how.batch_size, most_edges=how.most_edges, workers=how.workers, seen=predictions.write
+            model,
+            structures,
+            how.batch_size,
+            others=others,
+            most_edges=how.most_edges,
+            workers=how.workers,
+            seen=predictions.write,
         )
     tables: dict[str, Rows] = {"element": _by_element(found, predictions)}
     tables |= {"file": _by(predictions.files, found), how.group: _by(predictions.groups, found)}
     text = table({"all": found})
+    if others:
+        text += "\n\n" + "\n".join((f"mean of a committee of {len(members)}", *spread_lines(found)))
+        plot_spread(found, folder / "spread.png")
     for title, rows in tables.items():
         if rows and not (title == "file" and len(rows) == 1):
             text += f"\n\nby {title}\n" + "\n".join(error_lines(rows))
@@ -66,8 +80,19 @@ def evaluate_files(potential: Path, files: Sequence[Path], folder: Path, how: Ev
     return text
 
 
-def _load(model: Potential, files: Sequence[Path], how: Evaluation) -> StructureDataset:
+def _check_committee(members: Sequence[Potential], files: Sequence[Path]) -> None:
+    """All members are given the same edges and inputs, and compared with the same labels."""
+    first = members[0]
+    for member, file in zip(members[1:], files[1:], strict=True):
+        for name in ("cutoff", "max_neighbors", "use_pbc", "inputs", "targets"):
+            has, wanted = getattr(member, name), getattr(first, name)
+            if has != wanted:
+                raise ValueError(f"committee: {file} has {name} {has}, {files[0]} {wanted}; they must be the same")
+
+
+def _load(members: Sequence[Potential], files: Sequence[Path], how: Evaluation) -> StructureDataset:
     """Lazily: predictions are written beside what the records hold, so these are read again anyway."""
+    model = members[0]
     structures = load_structures(
         list(files),
         model.cutoff,
@@ -84,7 +109,8 @@ def _load(model: Potential, files: Sequence[Path], how: Evaluation) -> Structure
     said = structures.items.names()
     if said is not None:
         print(said)
-    return structures.with_items(structures.items.only_of(model.elements))
+    known = set.intersection(*(set(member.elements) for member in members))
+    return structures.with_items(structures.items.only_of(sorted(known)))
 
 
 def _of(found: Errors, wanted: Callable[[int], bool]) -> dict[str, Compared]:
@@ -116,4 +142,7 @@ def _by_element(found: Errors, predictions: Predictions) -> Rows:
 
 
 def _figures(compared: Compared) -> dict[str, float | int | None]:
-    return {"mae": compared.mae, "rmse": compared.rmse, "structures": compared.structures, "size": compared.size}
+    figures = {"mae": compared.mae, "rmse": compared.rmse, "structures": compared.structures, "size": compared.size}
+    if compared.spread is not None:
+        figures |= {"spread": compared.rms_spread, "rank_correlation": compared.rank_correlation}
+    return figures

@@ -59,6 +59,25 @@ def plot_parity(found: Mapping[str, Errors], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def plot_spread(found: Errors, path: Path) -> None:
+    """Of a committee: the error of each structure or atom over the spread of the members, for each label."""
+    labels = [label for label, compared in found.compared.items() if compared.spread is not None]
+    figure = Figure(figsize=(4 * max(1, len(labels)), 4), layout="constrained")
+    for axes, label in zip(figure.subplots(1, max(1, len(labels)), squeeze=False)[0], labels, strict=False):
+        off, spread = found.compared[label].by_row
+        scale, unit = 1e3 if label in UNITS else 1.0, UNITS.get(label, "")
+        seen = (off > 0) & (spread > 0)
+        if seen.any():
+            ends = [spread[seen].min().item() * scale, spread[seen].max().item() * scale]
+            axes.plot(ends, ends, color="0.6", linewidth=0.8)
+            axes.loglog(
+                scale * spread[seen].numpy(), scale * off[seen].numpy(), ".", color="tab:blue", markersize=3, alpha=0.4
+            )
+        axes.set(xlabel=f"spread of the committee / {unit}", ylabel=f"error / {unit}", title=label)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
 def _parity(axes: Axes, label: str, compared: Compared) -> None:
     true, predicted = compared.true.flatten(), compared.predicted.flatten()
     low, high = min(true.min(), predicted.min()).item(), max(true.max(), predicted.max()).item()

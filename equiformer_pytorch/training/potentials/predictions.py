@@ -12,12 +12,14 @@ from ase.io import write
 from torch import Tensor
 
 from equiformer_pytorch.atoms import Potential, StructureDataset
+from equiformer_pytorch.atoms.committee import STD
 from equiformer_pytorch.atoms.labels import group_of
 from equiformer_pytorch.atoms.tensors import matrices_of
 
 
 class Predictions:
-    """Writes structures in the extxyz format: as they were, with ``predicted_energy``, ``predicted_forces``, …
+    """Writes structures in the extxyz format: as they were, with ``predicted_energy``, ``predicted_forces``, …; of a
+    committee also ``predicted_energy_std``, …
 
     Args:
         model: whose predictions they are.
@@ -50,12 +52,13 @@ class Predictions:
             write(self.file, atoms, format="extxyz")
 
     def _per_atom(self, name: str) -> bool:
+        name = name.removesuffix(STD)
         return name == "forces" or (name in self.targets and self.targets[name].per == "atom")
 
     def _add(self, atoms: Atoms, found: dict[str, np.ndarray]) -> None:
         """To a structure what was found for it; the two parts of a symmetric matrix are put together."""
         if atoms.cell.rank < 3:
-            found.pop("stress", None)
+            found = {name: x for name, x in found.items() if name.removesuffix(STD) != "stress"}
         for name in [name for name in found if name.endswith("_0")]:
             stem = name.removesuffix("_0")
             traceless, per_atom = found.get(f"{stem}_2"), self._per_atom(name)

@@ -48,6 +48,7 @@ COMMON = {
     "loss": "l2",
     "warmup": 0.02,
     "weight_decay": 0.0,
+    "optimizer": "adamw",
 }
 NEAR = 3.2
 OWN = COMMON | {"side": "ours", "cutoff": NEAR, "rates": [1e-3, 2e-3]}

@@ -83,17 +83,25 @@ def mean_error(model: nn.Module, batches: list[Batch]) -> list[float]:
     return torch.cat([(found - wanted(found, target)).abs() for found, target in pairs]).mean(0).tolist()
 
 
+def optimizer_of(model: nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer:
+    """``adamw``, which every side has, or this package's ``muon``."""
+    lr, decay = settings["lr"], settings["weight_decay"]
+    if settings["optimizer"] == "muon":
+        from equiformer_pytorch.training.optimizers import Muon  # not there in the others' interpreters
+
+        return Muon(model, lr, weight_decay=decay)
+    return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay, betas=(0.9, 0.999))
+
+
 def learn(job: dict[str, Any]) -> None:
-    """Adam with clipping and averaged weights, until the budget is spent."""
+    """Steps with clipping and averaged weights, until the budget is spent."""
     torch.set_num_threads(1)
     torch.manual_seed(job["seed"])
     data = torch.load(job["data"], weights_only=True)
     settings = job["settings"]
     model = SIDES[job["side"]](data, settings["model"])
     valid = batches_of(data, data["valid"], 50)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"], betas=(0.9, 0.999)
-    )
+    optimizer = optimizer_of(model, settings)
     averaged = AveragedModel(model, multi_avg_fn=average(settings["ema"]))
     loss_of = LOSSES[settings["loss"]]
     parameters = sum(weight.numel() for weight in model.parameters())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -56,8 +56,11 @@ def sampled(settings: ReportSettings, chains: Chains) -> tuple[list[Tensor], lis
     network = load_network(settings.model)
     seeds = [seed * settings.count + number for seed in settings.seeds for number in range(settings.count)]
     plan = Plan(steps=settings.steps, guided_below=settings.guided_below)
-    make = partial(generate, network, plan=plan, at_once=settings.at_once)
+
+    def make(tasks: Sequence[Task], plan: Plan = plan) -> list[Tensor]:
+        return [one.coords for one in generate(network, tasks, plan, settings.at_once)]
+
     free = make([Task(length, seed) for length in settings.lengths for seed in seeds])
     tasks = [Task(length, seed) for length in settings.lengths for seed in seeds[: settings.unguided]]
-    unguided = generate(network, tasks, Plan(steps=settings.steps, guided_below=0), settings.at_once) if tasks else []
+    unguided = make(tasks, Plan(steps=settings.steps, guided_below=0)) if tasks else []
     return free, unguided, trials(make, held_out) if held_out else {}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from equiformer_pytorch.training.checkpoint import CheckpointError
+from equiformer_pytorch.training.samples import seed_for
 from examples.backbones import requests, saved
 from examples.backbones.geometry import atoms_of
 from examples.backbones.measures import designs, local
@@ -27,6 +30,18 @@ from examples.backbones.structures import StructureError, pdb_text
 SETUP_ERRORS = (requests.RequestError, StructureError, CheckpointError, OSError)
 MOST_PICTURES = 8
 """Of one length, in the gallery."""
+TRIES = 4
+"""At most, of a backbone about a motif: a chain that was led through the motif cannot be moved off it."""
+
+
+class Made(NamedTuple):
+    """A backbone, and what it was made from."""
+
+    coords: Tensor
+    """(residues, 4, 3) Å."""
+    task: Task
+    """As asked, but for the seed, where other noise had to be tried."""
+    tries: int
 
 
 def make(settings: SampleSettings) -> None:
@@ -44,17 +59,18 @@ def make(settings: SampleSettings) -> None:
     network = load_network(settings.model)
     plan = Plan(steps=settings.steps, guided_below=settings.guided_below)
     start = time.process_time()
-    backbones = generate(network, tasks, plan, settings.at_once)
+    made = generate(network, tasks, plan, settings.at_once)
+    backbones = [one.coords for one in made]
     seconds = (time.process_time() - start) / len(tasks)
     out.mkdir(parents=True)
     rows = []
-    for task, coords in zip(tasks, backbones, strict=True):
+    for task, (coords, _, tries) in zip(tasks, made, strict=True):
         name = name_of(task)
         (out / f"{name}.pdb").write_text(pdb_text([coords], title=f"generated backbone, seed {task.seed}"))
-        rows.append({"name": name} | described(task, coords))
+        rows.append({"name": name} | described(task, coords) | ({"tries": tries} if task.known is not None else {}))
         if settings.sequences:
-            (made,) = designs.design([coords], settings.sequences, task.seed)
-            (out / f"{name}.fasta").write_text(designs.fasta(name, made))
+            (designed,) = designs.design([coords], settings.sequences, task.seed)
+            (out / f"{name}.fasta").write_text(designs.fasta(name, designed))
     with (out / "backbones.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -65,7 +81,7 @@ def make(settings: SampleSettings) -> None:
     }
     gallery(by_length, out / "gallery.png")
     if settings.trajectory:
-        write_way(network, tasks[0], plan, out / name_of(tasks[0]))
+        write_way(network, made[0].task, plan, out / name_of(tasks[0]))
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
     print(f"{len(rows)} backbones in {out}, {seconds:.1f} s of processor time each; see {out / 'gallery.png'}")
@@ -76,14 +92,34 @@ def load_network(path: str) -> BackboneNetwork:
     return saved.load(Path(path) if path else saved.SHIPPED)
 
 
-def generate(network: BackboneNetwork, tasks: Sequence[Task], plan: Plan, at_once: int) -> list[Tensor]:
-    """Atoms (residues, 4, 3) of the backbones of the tasks, in their order."""
+def generate(network: BackboneNetwork, tasks: Sequence[Task], plan: Plan, at_once: int) -> list[Made]:
+    """Backbones of the tasks, in their order. With guidance, one about a motif in which a new residue clashes is made
+    again from other noise, `TRIES` times at most."""
+    found = [Made(coords, task, 1) for coords, task in zip(_sampled(network, tasks, plan, at_once), tasks, strict=True)]
+    for tries in range(2, TRIES + 1):
+        places = [place for place, one in enumerate(found) if plan.guided_below and _meets_its_motif(one)]
+        if not places:
+            break
+        again = [replace(tasks[place], seed=seed_for("again", tasks[place].seed, tries)) for place in places]
+        for place, task, coords in zip(places, again, _sampled(network, again, plan, at_once), strict=True):
+            found[place] = Made(coords, task, tries)
+    return found
+
+
+def _sampled(network: BackboneNetwork, tasks: Sequence[Task], plan: Plan, at_once: int) -> list[Tensor]:
     found: list[Tensor] = []
     with tqdm(total=len(tasks), unit="backbone", disable=None) as bar:
         for batch in requests.in_batches(tasks, at_once):
             found += [atoms_of(frames) for frames in sample(network, batch, plan)]
             bar.update(len(batch))
     return found
+
+
+def _meets_its_motif(made: Made) -> bool:
+    known = made.task.known
+    if known is None:
+        return False
+    return local.ca_clashes(made.coords, ~known) + local.atom_clashes(made.coords, ~known) > 0
 
 
 def name_of(task: Task) -> str:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from equiformer_pytorch.training.samples import generator_for
-from examples.backbones import trials
+from examples.backbones import making, trials
 from examples.backbones.chains import load_chains
-from examples.backbones.geometry import Frames, atoms_of, grow
+from examples.backbones.geometry import Frames, atoms_of, frames_of, grow
 from examples.backbones.measures import local
 from examples.backbones.measures.requested import agreement, ca_rmsd, motif_found
-from examples.backbones.sampling import Task
+from examples.backbones.sampling import Plan, Task
+from tests.backbones.models import small_network
 
 HELIX = atoms_of(grow(torch.deg2rad(torch.tensor([-63.0, -42.0, 180.0])).expand(20, 3)))
 TURN = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0))).Q
@@ -132,3 +133,33 @@ def test_trials_ask_for_what_held_out_chains_have() -> None:
     piece = trials.most_compact(chains[0], trials.PIECE)
     assert piece.shape == (trials.PIECE, 4, 3)
     assert any(torch.equal(piece, chains[0].coords[i : i + trials.PIECE]) for i in range(len(chains[0])))
+
+
+def test_a_backbone_that_runs_into_its_motif_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From other noise, with guidance alone, `TRIES` times at most; the others, and free ones, stay."""
+    crossed = HELIX.clone()
+    crossed[15, 1] = HELIX[6, 1] + 1.0  # a new residue within the motif
+    asked = [Task(20, seed, known(5, 6, 7, 8), frames_of(HELIX)) for seed in (3, 4)] + [Task(20, 5)]
+    calls: list[list[int]] = []
+
+    def made_of(good_from: int) -> list[making.Made]:
+        calls.clear()
+
+        def sampled(_network: object, tasks: Sequence[Task], *_rest: object) -> list[Tensor]:
+            calls.append([task.seed for task in tasks])
+            return [HELIX if task.seed == 4 or len(calls) >= good_from else crossed for task in tasks]
+
+        monkeypatch.setattr(making, "_sampled", sampled)
+        return making.generate(small_network(), asked, plan, 8)
+
+    plan = Plan()
+    first, second, free = made_of(3)
+    assert [len(seeds) for seeds in calls] == [3, 1, 1]
+    assert len({seeds[0] for seeds in calls}) == 3
+    assert first.tries == 3
+    assert first.task.seed == calls[-1][0]
+    assert torch.equal(first.coords, HELIX)
+    assert (second.tries, second.task, free.tries, free.task) == (1, asked[1], 1, asked[2])
+    assert made_of(99)[0].tries == making.TRIES == len(calls)
+    plan = Plan(guided_below=0)
+    assert [one.tries for one in made_of(99)] == [1, 1, 1]

@@ -1,10 +1,11 @@
 """Learning: ``python -m benchmarks.quality --peer DIR`` trains both sides on real backbones with the same constructor.
 
-Each side takes the learning rate with the lowest mean loss over the seeds on the chains that `denoise.py` validates and
-tests on. Reported is the denoising loss on chains that had no part in training or choosing what is compared
-(``data/fresh_chains.pkl``; ``examples/backbones`` has most of them, too, for another task): at equal steps, and at
-equal time, where this package trains for as many times more steps as it is faster, rounded down. One thread; the sides
-alternate. DIR is made as ``benchmarks.compare`` says.
+Where attention is by MLP ours has `attn_query`, which the published package lacks. Each side takes the learning rate
+with the lowest mean loss over the seeds on the chains that `denoise.py` validates and tests on. Reported is the
+denoising loss on chains that had no part in training or choosing what is compared (``data/fresh_chains.pkl``;
+``examples/backbones`` has most of them, too, for another task): at equal steps, and at equal time, where this package
+trains for as many times more steps as it is faster, rounded down. One thread; the sides alternate. DIR is made as
+``benchmarks.compare`` says.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from examples.denoising.settings import SHIPPED
 
 MODEL = DENOISE | {"num_neighbors": 12}
 ATTENTION = {"l2": {"l2_dist_attention": True}, "mlp": {"l2_dist_attention": False}}
+OWN = {"mlp": {"attn_query": True}}
+"""What of this package's attention the published one does not have."""
 FRESH = ROOT / "data" / "fresh_chains.pkl"
 
 Run = dict[str, Any]
@@ -78,7 +81,10 @@ class Results:
         for run in self.content["runs"]:
             if what.items() <= run.items():
                 return run
-        job = {"data": str(crops_file), "model": MODEL | ATTENTION[what["attention"]]} | what
+        model = (
+            MODEL | ATTENTION[what["attention"]] | (OWN.get(what["attention"], {}) if what["side"] == "ours" else {})
+        )
+        job = {"data": str(crops_file), "model": model} | what
         run = what | process.run("benchmarks.learner", side, job)[-1]
         print(", ".join(f"{k} {round(v, 4) if isinstance(v, float) else v}" for k, v in run.items()), flush=True)
         self.content["runs"].append(run)

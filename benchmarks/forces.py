@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.aspirin import OURS
 from benchmarks.compare import machine
+from benchmarks.kept import KeptRuns, Run
 from benchmarks.process import ROOT, Place
 from examples.potential import data
 
@@ -42,8 +43,6 @@ SIDES: dict[str, dict[str, Any]] = {
     "NequIP": NEQUIP,
 }
 ERRORS = {"force_rmse": "forces, meV/Å", "energy_rmse": "energies, meV/atom"}
-Run = dict[str, Any]
-"""What was trained (side, molecule, trajectory, seed, budget) and what came of it (found)."""
 
 
 def words_of(side: str, job: Run) -> list[str]:
@@ -54,7 +53,7 @@ def words_of(side: str, job: Run) -> list[str]:
 
 
 def learn(place: Place, what: Run, files: dict[str, Path]) -> Run:
-    """One run: what was trained, and what the side printed last."""
+    """One run: what was trained (side, molecule, trajectory, seed, budget), and what the side printed last (found)."""
     job = SIDES[what["side"]] | {"budget": what["budget"], "seed": what["seed"], "threads": 1}
     done = place.run(*words_of(what["side"], job | {split: str(path.resolve()) for split, path in files.items()}))
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
@@ -62,11 +61,6 @@ def learn(place: Place, what: Run, files: dict[str, Path]) -> Run:
         raise SystemExit(f"{what} failed:\n{done.stderr[-2000:]}")
     about = {"settings": SIDES[what["side"]], "machine": machine(), "versions": place.versions()}
     return what | {"found": json.loads(lines[-1]), "load": round(os.getloadavg()[0], 1), **about}
-
-
-def finished(path: Path) -> list[Run]:
-    """The runs that a file holds."""
-    return json.loads(path.read_text())["runs"] if path.exists() else []
 
 
 def report(runs: Sequence[Run]) -> str:
@@ -115,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         how = {"sizes": data.Sizes(5, 1, 2), "dynamics": data.Dynamics(equilibrate=5.0, every=5.0, gap=5.0)}
 
     args.out.mkdir(parents=True, exist_ok=True)
-    kept = args.out / "forces.json"
+    kept = KeptRuns(args.out / "forces.json")
     sets = CHOSEN_ON if args.chosen else JUDGED_ON
     for molecule, trajectory in sets if args.only is None else [sets[args.only]]:
         try:
@@ -126,14 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for side in args.sides or places:
                 what = {"side": side, "molecule": molecule, "trajectory": trajectory, "seed": seed}
                 what |= {"budget": args.budget}
-                if any(what.items() <= run.items() for run in finished(kept)):
+                if kept.find(what):
                     continue
                 run = learn(places[side], what, files)
                 found = ", ".join(f"{title} {run['found'][name]:.3g}" for name, title in ERRORS.items())
                 print(f"{side}, {molecule} {trajectory}, seed {seed}: {found}", flush=True)
-                # Read again: the other trajectory may be learned beside this one.
-                kept.write_text(json.dumps({"runs": [*finished(kept), run]}, indent=1) + "\n")
-    print(report(finished(kept)))
+                kept.add(run)
+    print(report(kept.runs))
 
 
 if __name__ == "__main__":

@@ -29,14 +29,13 @@ from typing import Any
 import torch
 
 from benchmarks.compare import machine
+from benchmarks.kept import KeptRuns, Run
 from benchmarks.process import ROOT, Place
 from benchmarks.qm9_report import plot, report
 from equiformer_pytorch.graph.periodic import radius_graph
 from examples.qm9 import data, frames
 from examples.qm9.properties import PROPERTIES, SPECIES
 
-Run = dict[str, Any]
-"""What was trained (side, property, train, seed, lr, budget) and what came of it: the curve."""
 OURS = {"dim": 32, "num_degrees": 3, "depth": 2, "heads": 4, "dim_head": 8, "radial_basis": "even"}
 # Cutoffs are in Å: of the others what they document, of ours what was chosen on validation molecules, and PaiNN with
 # that, too (docs/accuracy.md).
@@ -112,31 +111,23 @@ def write_molecules(
     torch.save(content, path)
 
 
-class Results:
-    """A JSON file of finished runs, written after each; a run that it holds is not made again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.runs: list[Run] = json.loads(path.read_text())["runs"] if path.exists() else []
-
-    def run(self, place: Place, file: Path, what: Run, points: int) -> Run:
-        """One process of :mod:`benchmarks.qm9_learner`."""
-        for run in self.runs:
-            if what.items() <= run.items():
-                return run
-        settings = SETTINGS[what["name"]] | {"lr": what["lr"]}
-        job = {"data": str(file), "side": settings["side"], "settings": settings, "points": points}
-        done = place.run("-m", "benchmarks.qm9_learner", json.dumps(job | what))
-        curve = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        if done.returncode or not curve:
-            raise SystemExit(f"{what['name']} failed:\n{done.stderr[-2000:]}")
-        scale = torch.load(file, weights_only=True)["scale"]
-        about = {"machine": machine(), "versions": place.versions(), "load": round(os.getloadavg()[0], 1)}
-        run = what | {"settings": settings, "scale": scale, "curve": curve, **about}
-        print(", ".join(f"{key} {value}" for key, value in what.items()), f"valid {error(run):.4g}", flush=True)
-        self.runs.append(run)
-        self.path.write_text(json.dumps({"runs": self.runs}, indent=1) + "\n")
-        return run
+def trained(kept: KeptRuns, place: Place, file: Path, what: Run, points: int) -> Run:
+    """One process of :mod:`benchmarks.qm9_learner`, or what is kept of it: what was trained (name, property, train,
+    seed, lr, budget), and its learning curve."""
+    if found := kept.find(what):
+        return found
+    settings = SETTINGS[what["name"]] | {"lr": what["lr"]}
+    job = {"data": str(file), "side": settings["side"], "settings": settings, "points": points}
+    done = place.run("-m", "benchmarks.qm9_learner", json.dumps(job | what))
+    curve = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not curve:
+        raise SystemExit(f"{what['name']} failed:\n{done.stderr[-2000:]}")
+    scale = torch.load(file, weights_only=True)["scale"]
+    about = {"machine": machine(), "versions": place.versions(), "load": round(os.getloadavg()[0], 1)}
+    run = what | {"settings": settings, "scale": scale, "curve": curve, **about}
+    print(", ".join(f"{key} {value}" for key, value in what.items()), f"valid {error(run):.4g}", flush=True)
+    kept.add(run)
+    return run
 
 
 def error(run: Run, of: str = "valid") -> float:
@@ -144,16 +135,14 @@ def error(run: Run, of: str = "valid") -> float:
     return run["scale"] * mean(run["curve"][-1][of])
 
 
-def learn(
-    results: Results, place: Place, file: Path, what: Run, seeds: int, points: int, rates: Sequence[float]
-) -> None:
+def learn(kept: KeptRuns, place: Place, file: Path, what: Run, seeds: int, points: int, rates: Sequence[float]) -> None:
     """The rate with the lowest error on the validation molecules, then all seeds with it."""
     tried = {}
     for lr in rates if len(rates) > 1 else ():
-        tried[lr] = error(results.run(place, file, what | {"seed": 0, "lr": lr, "test": False}, points))
+        tried[lr] = error(trained(kept, place, file, what | {"seed": 0, "lr": lr, "test": False}, points))
     lr = min(tried, key=lambda lr: tried[lr]) if tried else rates[0]
     for seed in range(seeds):
-        results.run(place, file, what | {"seed": seed, "lr": lr, "test": True}, points)
+        trained(kept, place, file, what | {"seed": seed, "lr": lr, "test": True}, points)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -194,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(str(problem)) from problem
 
     args.out.mkdir(parents=True, exist_ok=True)
-    results = Results(args.out / "qm9.json")
+    kept = KeptRuns(args.out / "qm9.json")
     with tempfile.TemporaryDirectory() as folder:
         for train in args.train:
             for name in args.properties:
@@ -207,9 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         write_molecules(molecules, name, train, held_out, cutoff, file)
                     what = {"name": side, "property": name, "train": train, "budget": args.budget}
                     rates = args.rates or SETTINGS[side]["rates"]
-                    learn(results, places[side], file, what, args.seeds, points, rates)
-    print(report(results.runs))
-    plot(results.runs, args.out / "qm9.png")
+                    learn(kept, places[side], file, what, args.seeds, points, rates)
+    print(report(kept.runs))
+    plot(kept.runs, args.out / "qm9.png")
 
 
 if __name__ == "__main__":

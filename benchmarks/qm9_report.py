@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
+from benchmarks.kept import Run
 from examples.qm9.properties import PROPERTIES
 
-Run = dict[str, Any]
 THOUSANDTHS = {"eV": "meV"}
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -27,6 +26,7 @@ import equiformer_pytorch
 from benchmarks import process
 from benchmarks.cases import DENOISE
 from benchmarks.compare import machine
+from benchmarks.kept import KeptRuns, Run
 from benchmarks.process import ROOT
 from examples.denoising import data
 from examples.denoising.settings import SHIPPED
@@ -36,9 +36,6 @@ ATTENTION = {"l2": {"l2_dist_attention": True}, "mlp": {"l2_dist_attention": Fal
 OWN = {"mlp": {"attn_query": True}}
 """What of this package's attention the published one does not have."""
 FRESH = ROOT / "data" / "fresh_chains.pkl"
-
-Run = dict[str, Any]
-"""What was trained (attention, side, lr, seed, steps) and what came of it (seconds, validation, held_out)."""
 
 
 def fresh_chains() -> list[Any]:
@@ -65,35 +62,25 @@ def crops(path: Path, train: int, measured: int) -> None:
     torch.save(drawn, path)
 
 
-class Results:
-    """A JSON file of finished runs, written after each; a run that it holds is not made again."""
+def trained(kept: KeptRuns, side: Path, crops_file: Path, what: Run) -> Run:
+    """One process of :mod:`benchmarks.learner`, or what is kept of it: what was trained (attention, side, lr, seed,
+    steps), and what came of it (seconds, validation, held_out)."""
+    if found := kept.find(what):
+        return found
+    model = MODEL | ATTENTION[what["attention"]] | (OWN.get(what["attention"], {}) if what["side"] == "ours" else {})
+    run = what | process.run("benchmarks.learner", side, {"data": str(crops_file), "model": model} | what)[-1]
+    print(", ".join(f"{k} {round(v, 4) if isinstance(v, float) else v}" for k, v in run.items()), flush=True)
+    where = {key: value for key, value in machine().items() if key != "seed"}  # every run has its own
+    run |= {"model": model, "machine": where, "version": version_of(side)}
+    kept.add(run)
+    return run
 
-    def __init__(self, path: Path, about: dict[str, Any], resume: bool) -> None:
-        self.path = path
-        self.content: dict[str, Any] = {"about": about, "runs": [], "compared": {}}
-        if resume:
-            self.content = json.loads(path.read_text())
-            if self.content["about"] != about:
-                raise SystemExit(f"{path} is of other versions, settings or machines: {self.content['about']}")
 
-    def run(self, side: Path, crops_file: Path, what: Run) -> Run:
-        """One process of :mod:`benchmarks.learner`."""
-        for run in self.content["runs"]:
-            if what.items() <= run.items():
-                return run
-        model = (
-            MODEL | ATTENTION[what["attention"]] | (OWN.get(what["attention"], {}) if what["side"] == "ours" else {})
-        )
-        job = {"data": str(crops_file), "model": model} | what
-        run = what | process.run("benchmarks.learner", side, job)[-1]
-        print(", ".join(f"{k} {round(v, 4) if isinstance(v, float) else v}" for k, v in run.items()), flush=True)
-        self.content["runs"].append(run)
-        self.write()
-        return run
-
-    def write(self) -> None:
-        """Write the file."""
-        self.path.write_text(json.dumps(self.content, indent=1))
+def version_of(side: Path) -> str:
+    """Of the package in a folder."""
+    if side == ROOT:
+        return equiformer_pytorch.__version__
+    return next(iter(distributions(name="equiformer-pytorch", path=[str(side)]))).version
 
 
 def best(runs: Sequence[Run]) -> float:
@@ -103,13 +90,13 @@ def best(runs: Sequence[Run]) -> float:
 
 
 def compare(
-    results: Results, crops_file: Path, sides: dict[str, Path], attention: str, args: argparse.Namespace
+    kept: KeptRuns, crops_file: Path, sides: dict[str, Path], attention: str, args: argparse.Namespace
 ) -> dict[str, Any]:
     """All rates, seeds and sides; then this package for as long as the other takes."""
 
     def run(side: str, lr: float, seed: int, steps: int) -> Run:
         what = {"attention": attention, "side": side, "lr": lr, "seed": seed, "steps": steps}
-        return results.run(sides[side], crops_file, what)
+        return trained(kept, sides[side], crops_file, what)
 
     runs: dict[str, list[Run]] = {side: [] for side in sides}
     for seed in range(args.seeds):
@@ -152,8 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.quality", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--peer", type=Path, help="folder with the published package; without it only ours learns")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="where the JSON goes")
-    parser.add_argument("--resume", action="store_true", help="keep the runs that the JSON holds")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "results",
+        help="where the JSON goes; runs that it holds are kept",
+    )
     parser.add_argument("--attention", nargs="+", choices=ATTENTION, default=list(ATTENTION), help="which to compare")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3], help="learning rates to try")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
@@ -164,22 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.rates, args.seeds, args.steps = [2e-3], 1, 4
 
     sides = {"ours": ROOT} | ({"peer": args.peer} if args.peer else {})
-    versions = {"ours": equiformer_pytorch.__version__}
-    if args.peer:
-        versions["peer"] = next(iter(distributions(name="equiformer-pytorch", path=[str(args.peer)]))).version
-    where = {key: value for key, value in machine().items() if key != "seed"}  # every run has its own
-    about = where | {"versions": versions, "model": json.loads(json.dumps(MODEL))}
-
     args.out.mkdir(parents=True, exist_ok=True)
-    results = Results(args.out / "quality.json", about, args.resume)
+    kept = KeptRuns(args.out / "quality.json")
     with tempfile.TemporaryDirectory() as folder:
         crops_file = Path(folder) / "crops.pt"
         crops(crops_file, *((4, 2) if args.smoke else (1000, 24)))
         for attention in args.attention:
-            compared = compare(results, crops_file, sides, attention, args)
-            report(attention, compared)
-            results.content["compared"][attention] = compared
-            results.write()
+            report(attention, compare(kept, crops_file, sides, attention, args))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trains an interatomic potential, or fine-tunes one, as `equiformer train` does, on GFN2-xTB labels computed here.
 
     python -m examples.train_potential                    # many molecules; about fifteen minutes on two CPU cores
-    python -m examples.train_potential --data aspirin --lr 2e-3 --batch-size 5 --steps 2000    # one molecule
+    python -m examples.train_potential --data aspirin --batch-size 2 --steps 2000    # one molecule
     python -m examples.train_potential --data FOLDER      # your own: train.xyz, valid.xyz, test.xyz (extxyz)
     python -m examples.train_potential --data FOLDER --checkpoint FILE --lr 2e-4    # go on from a trained potential
     python -m examples.train_potential --resume           # goes on with the latest run from its last checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -144,3 +145,23 @@ def test_an_equiformer_learns(name: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_what_trains_a_potential_unless_it_is_told() -> None:
+    """Muon where weights are new, Adam where they come from a file; each with its own rate."""
+    pytest.importorskip("ase", reason="needs the extra train")
+    from equiformer_pytorch.training.potentials.settings import PotentialSettings
+    from equiformer_pytorch.training.potentials.start import decided
+
+    cases: list[tuple[dict[str, Any], tuple[str, float]]] = [
+        ({}, ("muon", 3e-3)),
+        ({"checkpoint": "some.pt"}, ("adamw", 1e-3)),
+        ({"optimizer": "adamw"}, ("adamw", 1e-3)),
+        ({"optimizer": "muon", "checkpoint": "some.pt"}, ("muon", 3e-3)),
+        ({"lr": 0.02}, ("muon", 0.02)),
+        ({"optimizer": "adamw", "lr": 1e-3}, ("adamw", 1e-3)),
+    ]
+    for given, wanted in cases:
+        settings = decided(PotentialSettings(**given))
+        assert (settings.optimizer, settings.lr) == wanted
+        assert decided(settings) == settings

@@ -45,10 +45,10 @@ def flag(help: str) -> Any:
     return field(default=False, metadata={"help": help, "action": "store_true"})
 
 
-def optimizer(default: str) -> Any:
-    """A field of settings: which optimizer."""
-    words = "adamw, or muon, which makes the steps of matrices orthogonal"
-    return option(default, words, str, choices=("adamw", "muon"))
+def optimizer(default: str, *others: str, more: str = "") -> Any:
+    """A field of settings: which optimizer, or one of further words, which `more` explains."""
+    words = "adamw, or muon, which makes the steps of matrices orthogonal" + more
+    return option(default, words, str, choices=("adamw", "muon", *others))
 
 
 count, whole = at_least(int, 1), at_least(int, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from equiformer_pytorch.training.options import option
+from equiformer_pytorch.training.options import option, positive
 from equiformer_pytorch.training.potentials.settings import PotentialSettings
 
 # Many molecules, and each of molecules.xyz alone.
@@ -20,5 +20,9 @@ class Settings(PotentialSettings):
 
     data: str | None = option(
         "g2", f"{', '.join(MADE_HERE)}: made here with GFN2-xTB; or a folder with files train, valid and test…", str
+    )
+    cutoff: float = option(3.5, "radius within which atoms see each other, in Å", positive)
+    radial_basis: str = option(
+        "even", "of distances: log, finer near than far away, or even, finer at bonds", str, choices=("log", "even")
     )
     data_folder: str = option("potential_data", "where data sets that are made here are kept", str, metavar="FOLDER")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from equiformer_pytorch.training.options import TrainingOptions, count, option, positive, share, whole
+from equiformer_pytorch.training.options import TrainingOptions, count, optimizer, option, positive, share, whole
 from examples.qm9.properties import PROPERTIES
 
 
@@ -38,9 +38,10 @@ class Settings(TrainingOptions):
 
     steps: int = option(8000, "optimizer steps; the learning rate's schedule spans them", count)
     batch_size: int = option(16, "molecules per process and micro-batch", count)
-    lr: float = option(2e-3, "highest learning rate", positive)
+    optimizer: str = optimizer("muon")
+    lr: float = option(3e-3, "highest learning rate", positive)
     warmup: int = option(160, "steps of rising learning rate", whole)
     clip: float = option(10.0, "largest norm of the gradient", positive)
-    weight_decay: float = option(0.0, "AdamW's", share)
+    weight_decay: float = option(0.0, "times the learning rate, what weights lose in a step", share)
     validate_every: int = option(500, "steps between evaluations on the validation molecules", count)
     checkpoint_every: int = option(100, "steps between checkpoints", count)

@@ -33,7 +33,7 @@ def draw(item: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tenso
 
 def prepare(settings: PotentialSettings, folder: Path, resumed: bool, accelerator: Accelerator) -> Job:
     """Data, model and what is done with them."""
-    model = None
+    settings, model = start.decided(settings), None
     targets, inputs = start.targets_of(settings), start.inputs_of(settings)
     form = data.Form(settings.cutoff, None, None, targets, inputs)
     if settings.checkpoint is not None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from equiformer_pytorch.training.options import TrainingOptions, assignment, count, flag, option, positive, whole
+from equiformer_pytorch.training.options import (
+    TrainingOptions,
+    assignment,
+    at_least,
+    count,
+    flag,
+    optimizer,
+    option,
+    positive,
+    whole,
+)
 
 # Options that a file given with --checkpoint decides.
 OF_NEW_POTENTIALS = (
@@ -85,6 +95,7 @@ class PotentialSettings(TrainingOptions):
     max_edges: int | None = option(
         None, "most edges that are computed at once: larger batches are taken in pieces, with the same result", count
     )
-    lr: float = option(1e-3, "highest learning rate", positive)
+    optimizer: str = optimizer("auto", "auto", more="; auto: muon for a new potential, adamw with --checkpoint")
+    lr: float = option(0.0, "highest learning rate; 0: 3e-3 with muon, 1e-3 with adamw", at_least(float, 0))
     warmup: int = option(200, "steps of rising learning rate", whole)
     validate_every: int = option(250, "steps between evaluations on the validation set", count)

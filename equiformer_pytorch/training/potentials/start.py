@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,15 @@ from equiformer_pytorch.training.runs import RunError
 # What a run went on from, in its folder: a resumed run needs the file that was given no more.
 START = "start.pt"
 SYMBOLS = dict(enumerate(chemical_symbols))
+RATES = {"muon": 3e-3, "adamw": 1e-3}
+
+
+def decided(settings: PotentialSettings) -> PotentialSettings:
+    """With the optimizer and the learning rate that --optimizer auto and --lr 0 stand for."""
+    name = settings.optimizer
+    if name == "auto":
+        name = "muon" if settings.checkpoint is None else "adamw"
+    return replace(settings, optimizer=name, lr=settings.lr or RATES[name])
 
 
 def targets_of(settings: PotentialSettings) -> dict[str, Target]:
@@ -95,7 +104,7 @@ def new_potential(
 
 def potential_of(path: str | Path, settings: PotentialSettings) -> Potential:
     """That of the file."""
-    default = {option.name: option.default for option in fields(PotentialSettings)}
+    default = {option.name: option.default for option in fields(settings)}
     ignored = [name for name in OF_NEW_POTENTIALS if getattr(settings, name) != default[name]]
     if ignored:
         raise RunError(f"--checkpoint decides the model: leave out --{ignored[0].replace('_', '-')}")

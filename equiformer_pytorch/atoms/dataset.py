@@ -115,23 +115,23 @@ class StructureDataset(Dataset[dict[str, Tensor]]):
         return (self.items[index] for index in range(len(self.items)))
 
     def atoms(self, index: int) -> Atoms:
-        """The record behind an item, read again; ValueError for items that came from no file."""
+        """The record behind item number `index`, read again; ValueError for items that came from no file."""
         if self.origins is None:
             raise ValueError("origins is missing: these items came from no file")
         return self.origins.atoms(self.numbers[index])
 
     def file(self, index: int) -> Path:
-        """Where an item came from; ValueError for items that came from no file."""
+        """Where item number `index` came from; ValueError for items that came from no file."""
         if self.origins is None:
             raise ValueError("origins is missing: these items came from no file")
         return self.origins.place(self.numbers[index])[0].file
 
     def with_items(self, items: Sequence[Any]) -> StructureDataset:
-        """The same records, read in another way."""
+        """The same records, read in another way: as these `items`."""
         return StructureDataset(items, self.skipped, self.origins, self.numbers)
 
     def subset(self, indices: Sequence[int]) -> StructureDataset:
-        """Some of them, in this order."""
+        """Those at `indices`, in this order."""
         items = self.items.subset(indices) if isinstance(self.items, LazyItems) else [self.items[i] for i in indices]
         return StructureDataset(items, self.skipped, self.origins, [self.numbers[index] for index in indices])
 

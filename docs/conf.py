@@ -94,6 +94,12 @@ def by_last_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, found: 
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, found, name)
 
 
+def as_prose(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Of attributes and properties: Napoleon would take what stands before the first colon for a type."""
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")
+
+
 def without_source(app: Sphinx, env: BuildEnvironment) -> None:
     """Modules in C, such as builtins: viewcode lists them, and writes no page that the list could lead to."""
     modules = vars(env)["_viewcode_modules"]
@@ -121,5 +127,6 @@ def write_single_text(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Sphinx calls it."""
     app.connect("missing-reference", by_last_name)
+    app.connect("autodoc-process-docstring", as_prose, priority=400)  # before Napoleon
     app.connect("env-check-consistency", without_source)
     app.connect("build-finished", write_single_text)

@@ -87,8 +87,7 @@ class StructureDataset(Dataset[dict[str, Tensor]]):
     """Structures with their graphs; `skipped` are the records that were left out.
 
     Args:
-        items: dicts of tensors, in memory or read when they are asked for (:class:`LazyItems`), as which checkers of
-            types should not ask for them.
+        items: dicts of tensors, in memory or read when they are asked for.
         skipped: what was left out.
         origins, numbers: the files, and which record of them each item is, all in order by default.
     """
@@ -247,7 +246,8 @@ def load_structures(
             atoms or of one, and ``has_NAME``.
         inputs: what a potential takes beside, as its `inputs`; items then have them, defaults where a record says
             nothing. Charges and spins that are not taken are said in one warning.
-        lazy: read records and make their graphs when they are asked for, see :class:`LazyItems`.
+        lazy: read records and make their graphs when they are asked for: for more than fits into memory. With
+            `on_error` "skip", in place of a record that cannot be used comes the next one that can.
 
     Raises:
         FileNotFoundError: there is no such file.

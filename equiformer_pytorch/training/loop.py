@@ -140,8 +140,8 @@ def train(
 
     Args:
         model: initialised alike in all processes.
-        loss_function: of the model and a collated batch; the mean over the samples of the batch. Of :class:`Pieces` it
-            is called for each, and the sum is the loss of the batch.
+        loss_function: of the model and a collated batch; the mean over the samples of the batch. Of a batch in
+            pieces (``equiformer_pytorch.training.loop.Pieces``, a list) it is called for each, and the sum is the loss.
         samples: a map-style dataset of at least steps x samples per step, e.g. a :class:`SampleStream`.
         optimizer: of the model's parameters, with the full learning rate.
         settings: see :class:`TrainSettings`.

@@ -161,6 +161,8 @@ def test_an_unexplained_argument_is_found() -> None:
 
 
 def test_rooms_are_drawn_as_they_are() -> None:
-    from docs.draw_rooms import PICTURE, picture
+    from docs.draw_rooms import PACKAGE, PICTURE, picture
+    from docs.draw_rooms import ROOMS as DRAWN
 
+    assert {file.parent.name for file in PACKAGE.glob("*/__init__.py")} - {"legacy"} == set(DRAWN)
     assert PICTURE.read_text(encoding="utf-8") == picture(), "python -m docs.draw_rooms"

@@ -12,6 +12,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.builders.text import TextBuilder
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 from sphinx.writers.text import TextTranslator
 
 from equiformer_pytorch import __version__
@@ -51,6 +52,8 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 nb_output_stderr = "warn"
 
+# Of attributes and properties it would take what stands before the first colon for a type.
+GoogleDocstring._parse_attribute_docstring = GoogleDocstring._consume_to_end
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -94,12 +97,6 @@ def by_last_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, found: 
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, found, name)
 
 
-def as_prose(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Of attributes and properties: Napoleon would take what stands before the first colon for a type."""
-    if what in ("attribute", "data", "property"):
-        lines.insert(0, "")
-
-
 def without_source(app: Sphinx, env: BuildEnvironment) -> None:
     """Modules in C, such as builtins: viewcode lists them, and writes no page that the list could lead to."""
     modules = vars(env)["_viewcode_modules"]
@@ -108,12 +105,12 @@ def without_source(app: Sphinx, env: BuildEnvironment) -> None:
 
 
 def write_single_text(app: Sphinx, error: Exception | None) -> None:
-    """llms.txt: the whole reference as one text, in the order of its table of contents."""
+    """llms.txt: the whole reference as one text, its first page and the others in the order of their table."""
     if error is not None or app.builder.format != "html":
         return
     builder = TextBuilder(app, app.env)
     builder.init()
-    pages = app.env.toctree_includes["reference/index"]
+    pages = ["reference/index", *app.env.toctree_includes["reference/index"]]
     texts = []
     for builder.current_docname in pages:
         builder.secnumbers = {}
@@ -121,12 +118,12 @@ def write_single_text(app: Sphinx, error: Exception | None) -> None:
         visitor = cast(TextTranslator, builder.create_translator(doctree, builder))
         doctree.walkabout(visitor)
         texts.append(visitor.body)
-    (Path(app.outdir) / "llms.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    text = "\n\n".join([f"{project} {release}", *texts])
+    (Path(app.outdir) / "llms.txt").write_text(text, encoding="utf-8")
 
 
 def setup(app: Sphinx) -> None:
     """Sphinx calls it."""
     app.connect("missing-reference", by_last_name)
-    app.connect("autodoc-process-docstring", as_prose, priority=400)  # before Napoleon
     app.connect("env-check-consistency", without_source)
     app.connect("build-finished", write_single_text)

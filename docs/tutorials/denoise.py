@@ -42,7 +42,7 @@ def as_atoms(chain, coords):
 chain = some_chains(splits.test, 1)[0]
 Turnable(
     as_atoms(chain, chain.coords),
-    f"Backbone of {chain.name}, a chain that is not trained on: N, CA and C of each residue",
+    f"{chain.name}, which is not trained on: N, CA and C of each residue",
     chain=True,
 )
 
@@ -86,9 +86,8 @@ for batch in torch.utils.data.DataLoader(stream, BATCH):
     optimizer.step()
     schedule.step()
     losses.append(loss.item())
-print(
-    f"first ten steps {sum(losses[:10]) / 10:.2f}, last ten {sum(losses[-10:]) / 10:.2f}"
-)
+first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
+print(f"first ten steps {first:.2f}, last ten {last:.2f}")
 
 # %%
 figure, axes = plt.subplots()

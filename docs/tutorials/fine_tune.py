@@ -105,9 +105,7 @@ write(folder / "held-out.xyz", frames[:10])
 # %%
 # On a GPU: model.to("cuda"), and so each tensor of a batch below.
 model = load_potential(published)
-print(
-    f"{type(model).__name__}, cutoff {model.cutoff} Å, {sum(p.numel() for p in model.parameters()):,} parameters"
-)
+print(type(model).__name__, "with a cutoff of", model.cutoff, "Å")
 structures = load_structures(
     folder / "copper.xyz", model.cutoff, max_neighbors=model.max_neighbors
 )
@@ -131,9 +129,8 @@ def errors(model, batch):
 
 def on_held_out(when):
     energy, forces, stress = errors(model.eval(), collate_structures(held_out.items))
-    print(
-        f"{when:7s} {1000 * energy:4.0f} meV/atom {1000 * forces:5.0f} meV/Å {1000 * stress:5.1f} meV/Å³"
-    )
+    figures = f"{1000 * energy:4.0f} meV/atom, {1000 * forces:4.0f} meV/Å"
+    print(f"{when:7s} {figures}, {1000 * stress:5.1f} meV/Å³")
 
 
 on_held_out("before")
@@ -166,7 +163,7 @@ for values, label in zip(
 ):
     axes.plot(values, label=label)
 axes.set(xlabel="step", ylabel="mean absolute error", yscale="log")
-axes.legend()
+axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
 plt.show()
 
 # %% [markdown]
@@ -189,9 +186,8 @@ FIRE(FrechetCellFilter(atoms), logfile=None).run(fmax=0.02, steps=80)
 reference = bulk("Cu", "fcc", a=3.8, cubic=True)
 reference.calc = EMT()
 FIRE(FrechetCellFilter(reference), logfile=None).run(fmax=0.02)
-print(
-    f"cell {np.round(atoms.cell.lengths(), 3)} Å, EMT {np.round(reference.cell.lengths(), 3)} Å"
-)
+for name, cell in (("potential", atoms.cell), ("EMT", reference.cell)):
+    print(f"{name:10s} a, b, c = {cell.lengths().round(3)} Å")
 
 # %% tags=["remove-input"]
 Turnable(atoms.repeat(2), "Relaxed copper, eight cells")

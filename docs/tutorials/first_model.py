@@ -111,10 +111,9 @@ plain = torch.nn.Sequential(
     torch.nn.Linear(3, 64), torch.nn.SiLU(), torch.nn.Linear(64, 3)
 )
 with torch.no_grad():
-    deviation = plain(coors @ R.T) - plain(coors) @ R.T
-    print(
-        f"a plain network is off by {deviation.abs().max() / plain(coors).abs().max():.0%} of its largest output"
-    )
+    deviation = (plain(coors @ R.T) - plain(coors) @ R.T).abs().max()
+    share = deviation / plain(coors).abs().max()
+print(f"a plain network is off by {share:.0%} of its largest output")
 
 # %% [markdown]
 # **Next:** [train one](denoise.py), or read [why it holds](../theory/features.py). All that a call takes: [Features

@@ -93,9 +93,8 @@ print(f"in the Ramachandran region: {region.inside(backbone):.2f}")
 phi, psi = torch.rad2deg(torsions(backbone)[1:-1, :2]).T
 
 figure, axes = plt.subplots(figsize=(3.6, 3.6))
-centres = torch.linspace(-180, 180, len(region.density) + 1)[:-1] + 180 / len(
-    region.density
-)
+bins = len(region.density)
+centres = torch.linspace(-180, 180, bins + 1)[:-1] + 180 / bins
 axes.contour(centres, centres, region.density.T, levels=[region.bound], colors="grey")
 axes.scatter(phi, psi, s=12)
 axes.set(xlabel="φ / °", ylabel="ψ / °", xlim=(-180, 180), ylim=(-180, 180))

@@ -81,7 +81,7 @@ options = dict(
 
 
 def learned(name: str, kind: str) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Found and true values of molecules that were not trained on, after a few steps; and what was left before."""
+    """Found and true values of other molecules; and the mean error before training."""
     train, test = (
         items_of(molecules, split.train, name),
         items_of(molecules, [*split.valid, *split.test], name),
@@ -125,8 +125,9 @@ for axes, (name, kind, unit) in zip(
     axes.set(
         title=f"{name} / {unit}", xlabel="QM9", ylabel="found" if name == "u0" else None
     )
+    error = abs(found - true).mean()
     print(
-        f"{name:7s} mean absolute error {abs(found - true).mean():.3f} {unit}; the fit before training leaves {before:.3f}"
+        f"{name:7s} mean absolute error {error:.3f} {unit}, {before:.3f} before training"
     )
 plt.show()
 

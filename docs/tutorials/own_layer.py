@@ -50,10 +50,10 @@ print(
 
 # %%
 class DampedConvolution(nn.Module):
-    r""":math:`y_i = \sum_j u_{ij}\, m_{ij} / (1 + |m_{ij}|)` with :math:`m_{ij} = D^T \mathrm{SO2}_w D (A x_i + B x_j)`.
+    """y_i = Σ_j u_ij m_ij / (1 + |m_ij|) with m_ij = Dᵀ SO2_w D (A x_i + B x_j).
 
     Args:
-        fiber: of the features that come in and of those that go out; all degrees equally wide.
+        fiber: of the features, in and out; all degrees equally wide.
         radial_dim: width of the embedding of the edges.
     """
 
@@ -116,7 +116,7 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(DampedConvolution(fiber, 16) for _ in range(2))
 
     def forward(self, x: Tensor, coors: Tensor) -> Tensor:
-        """Features (points, width) and coordinates (points, 3) to features (points, width)."""
+        """Of features (points, width) and coordinates (points, 3), features."""
         receivers, senders = (
             ((torch.cdist(coors, coors) < self.cutoff).fill_diagonal_(False))
             .nonzero()

@@ -57,14 +57,14 @@ Turnable(frames[60], "One of the clusters: five atoms of gold, eight of copper")
 # ## Train
 #
 # One command. It takes whatever labels there are, fits reference energies, keeps a share to validate on, and goes on
-# exactly where it was killed (`equiformer train --resume`). The numbers of the third line are small here, to be done in
+# exactly where it was killed (`equiformer train --resume`). The numbers of the last two lines are small here, to be done in
 # seconds; leave them out for a model that is worth something.
 
 # %%
-command = f"""equiformer train --train {folder}/clusters.xyz --valid 0.1 --test {folder}/held-out.xyz
-    --runs {folder}/runs --name clusters
-    --cutoff 4.5 --dim 16 --num-degrees 3 --depth 1 --heads 2 --steps 300 --warmup 10 --lr 5e-3 --batch-size 2
-    --validate-every 100"""
+command = f"""equiformer train --train {folder}/clusters.xyz --valid 0.1
+    --test {folder}/held-out.xyz --runs {folder}/runs --name clusters
+    --cutoff 4.5 --dim 16 --num-degrees 3 --depth 1 --heads 2
+    --steps 300 --warmup 10 --lr 5e-3 --batch-size 2 --validate-every 100"""
 arguments = command.split()[1:]
 subprocess.run(
     [sys.executable, "-m", "equiformer_pytorch.cli", *arguments],
@@ -104,9 +104,8 @@ left.set(xlabel="EMT / eV Å⁻¹", ylabel="potential / eV Å⁻¹", title="forc
 right.set(xlabel="error / eV Å⁻¹", yticks=[], title="errors by element")
 right.legend()
 plt.show()
-print(
-    f"RMSE {1000 * np.sqrt(np.mean((found - true) ** 2)):.0f} meV/Å of {1000 * true.std():.0f}"
-)
+error = np.sqrt(np.mean((found - true) ** 2))
+print(f"RMSE {1000 * error:.0f} meV/Å; forces are {1000 * true.std():.0f} meV/Å large")
 
 # %% [markdown]
 # ## Run dynamics
@@ -136,9 +135,8 @@ axes.plot(times, np.array(kinetic) - kinetic[0], alpha=0.5, label="kinetic energ
 axes.set(xlabel="time / ps", ylabel="change / meV per atom")
 axes.legend()
 plt.show()
-print(
-    f"total energy spreads by {np.std(total):.3f} meV per atom, kinetic energy by {np.std(kinetic):.1f}"
-)
+print(f"total energy spreads by {np.std(total):.3f} meV per atom,")
+print(f"kinetic energy by {np.std(kinetic):.1f} meV per atom")
 
 # %% tags=["remove-input"]
 Turnable(atoms, "The cluster after 1.2 ps")

@@ -37,7 +37,8 @@ if dist.get_rank() == 0:
     alone.load_state_dict(model.module.state_dict())
     alone(feats, coors).type0.square().mean().backward()
     expected = torch.cat([p.grad.flatten() for p in alone.parameters()])
-    print(f"gradients of two processes are those of one to {(gradient - expected).norm() / expected.norm():.0e}")
+    error = (gradient - expected).norm() / expected.norm()
+    print(f"gradients of two processes are those of one to {error:.0e}")
 dist.destroy_process_group()
 """)
 launch = [

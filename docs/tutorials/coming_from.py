@@ -116,7 +116,8 @@ print(
 # | `inference_settings="high-precision"` (the default multiplies in TF32 on GPUs) | float32 unless torch is told otherwise; `dtype=torch.float64` |
 # | `atoms.info["charge"]`, `atoms.info["spin"]` | the same, with the same defaults |
 # | experts merged for the first structure: `inference_settings` but `"batch"` (`"turbo"` is gone) | the calculator mixes them once for a composition; `model.merged(atoms)` is a network without experts |
-# | `OCPCalculator(checkpoint_path="eqV2….pt")` (fairchem 1) | `EquiformerCalculator("eqV2….pt")` |
+# | `OCPCalculator(checkpoint_path="eq2_31M_ec4_allmd.pt")` (fairchem 1, OC20) | `EquiformerCalculator("eq2_31M_ec4_allmd.pt")` |
+# | the same with OMat24's `eqV2_31M_omat.pt` (fairchem 1, model `hydra`) | not read: backbone and heads are laid out otherwise, and its stress head is not here |
 # | a configuration's `model:` of `equiformer_v2`, or `backbone:` of `equiformer_v2_backbone` (fairchem 1) | `EquiformerV2(**entry)` without `name`, `model` and what only fairchem has: `use_pbc_single`, `enforce_max_neighbors_strictly`, `use_energy_lin_ref`, `load_energy_lin_ref`, `activation_checkpoint` |
 # | `.aselmdb` data sets | `load_structures("data.aselmdb", …)`, with `pip install "equiformer-pytorch[lmdb]"` |
 # | fine-tuning by a configuration, `fairchem -c …` | `equiformer train --train … --checkpoint file.pt` |

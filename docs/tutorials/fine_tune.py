@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Fine-tune a published checkpoint, relax a crystal
 #
-# Published files of EquiformerV2 and V3 are read as they are; `load_potential` tells from the file which network it
-# holds. They are large, and their authors hand them out: download the one that you want.
+# Files of the official trainers of EquiformerV2 (OC20's `eq2_31M_ec4_allmd.pt`, say) and V3 are read as they are;
+# `load_potential` tells from the file which network it holds. They are large, and their authors hand them out: download
+# the one that you want.
 #
 # This page runs wherever it is built, so it has a **stand-in**: a file laid out as the official trainer's, but of a
 # small network that has learned nothing. With a real file leave out the cell that writes it and set `published` to

@@ -20,8 +20,10 @@ HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build"
 SCRIPTS = {"3dmol": "build/3Dmol-min.js", "mathjax": "es5/tex-svg.js"}
 NEXT = "next"
-# accelerate imports tqdm's bars for notebooks, which say that they miss ipywidgets.
+# accelerate imports tqdm's bars for notebooks, which say that they miss ipywidgets. Kernels warn that others on this
+# machine could listen.
 KERNEL = """\
+c.IPKernelApp.log_level = 40
 c.IPKernelApp.exec_lines = ["import warnings; warnings.filterwarnings('ignore', message='IProgress')"]
 c.InlineBackend.figure_formats = {"svg"}
 c.InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "facecolor": "none"}

@@ -12,6 +12,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.builders.text import TextBuilder
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 from sphinx.writers.text import TextTranslator
 
 from equiformer_pytorch import __version__
@@ -51,6 +52,8 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 nb_output_stderr = "warn"
 
+# Of attributes and properties it would take what stands before the first colon for a type.
+GoogleDocstring._parse_attribute_docstring = GoogleDocstring._consume_to_end
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -102,12 +105,12 @@ def without_source(app: Sphinx, env: BuildEnvironment) -> None:
 
 
 def write_single_text(app: Sphinx, error: Exception | None) -> None:
-    """llms.txt: the whole reference as one text, in the order of its table of contents."""
+    """llms.txt: the whole reference as one text, its first page and the others in the order of their table."""
     if error is not None or app.builder.format != "html":
         return
     builder = TextBuilder(app, app.env)
     builder.init()
-    pages = app.env.toctree_includes["reference/index"]
+    pages = ["reference/index", *app.env.toctree_includes["reference/index"]]
     texts = []
     for builder.current_docname in pages:
         builder.secnumbers = {}
@@ -115,7 +118,8 @@ def write_single_text(app: Sphinx, error: Exception | None) -> None:
         visitor = cast(TextTranslator, builder.create_translator(doctree, builder))
         doctree.walkabout(visitor)
         texts.append(visitor.body)
-    (Path(app.outdir) / "llms.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    text = "\n\n".join([f"{project} {release}", *texts])
+    (Path(app.outdir) / "llms.txt").write_text(text, encoding="utf-8")
 
 
 def setup(app: Sphinx) -> None:

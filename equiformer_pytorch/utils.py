@@ -25,7 +25,7 @@ def to_order(degree: int) -> int:
 
 
 def cast_tuple(val: Any, depth: int = 1) -> tuple:
-    """A tuple as it is, a list as a tuple, anything else `depth` times."""
+    """`val` itself if it is a tuple, a list as a tuple, anything else `depth` times."""
     if isinstance(val, list | tuple):
         return tuple(val)
     return (val,) * depth

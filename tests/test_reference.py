@@ -1,13 +1,18 @@
-"""The reference names everything public, what it names is there, and each has a docstring; pictures are up to date."""
+"""The reference names everything public, what it names is there, each has a docstring, which says what every argument
+is; pictures are up to date."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("accelerate", reason="needs the extra train")
 pytest.importorskip("ase", reason="needs the extra atoms")
@@ -85,7 +90,79 @@ def test_docstrings_of_a_module(name: str) -> None:
     assert [missing for key, thing in things.items() for missing in documented(thing, key)] == []
 
 
-def test_rooms_are_drawn_as_they_are() -> None:
-    from docs.draw_rooms import PICTURE, picture
+def ours(thing: type, key: str) -> bool:
+    """Whether a method is this package's own: of ASE's, torch's and others, these say what the arguments are."""
+    others = [base for base in thing.__mro__[1:] if not base.__module__.startswith("equiformer_pytorch")]
+    return not any(key in vars(base) for base in others)
 
+
+def said_of_fields(thing: type) -> str:
+    """The docstring of a class, and the names of its fields that have one of their own below them."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    fields = [
+        field.target.id
+        for field, text in zip(body.body, body.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    ]
+    return " ".join([inspect.getdoc(thing) or "", *fields])
+
+
+def calls(thing: object, name: str) -> Iterator[tuple[str, inspect.Signature, str]]:
+    """Whatever can be called, of a function or a class and its public methods: name, arguments, and what is said."""
+    if not inspect.isclass(thing):
+        yield name, inspect.signature(thing), inspect.getdoc(thing) or ""  # pyright: ignore[reportArgumentType]
+        return
+    if not issubclass(thing, Exception):
+        yield name, inspect.signature(thing), said_of_fields(thing)
+    for key in vars(thing):
+        member = getattr(thing, key)
+        if callable(member) and not key.startswith("_") and not inspect.isclass(member) and ours(thing, key):
+            yield f"{name}.{key}", inspect.signature(member), inspect.getdoc(member) or ""
+
+
+def unexplained(thing: object, name: str) -> list[str]:
+    """Arguments that no docstring speaks of."""
+    missing = []
+    for what, signature, text in calls(thing, name):
+        for argument, parameter in signature.parameters.items():
+            collects = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            if argument != "self" and not collects and not re.search(rf"\b{argument}\b", text):
+                missing.append(f"{what}: {argument}")
+    return missing
+
+
+@pytest.mark.parametrize("name", [name for name in named() if ".clients." not in name and "__version__" not in name])
+def test_arguments_are_explained(name: str) -> None:
+    module, _, last = name.rpartition(".")
+    assert unexplained(getattr(importlib.import_module(module), last), name) == []
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if ".layers." in name])
+def test_arguments_of_layers_are_explained(name: str) -> None:
+    module = importlib.import_module(name)
+    layers = [
+        thing
+        for key, thing in vars(module).items()
+        if inspect.isclass(thing) and thing.__module__ == name and not key.startswith("_")
+        if issubclass(thing, torch.nn.Module)
+    ]
+    found = [line for layer in layers for line in unexplained(layer, layer.__name__)]
+    assert [line for line in found if "." not in line] == []  # of methods, annotations say enough
+
+
+def test_an_unexplained_argument_is_found() -> None:
+    def scaled(x: float, factor: float) -> float:
+        """`x` times something."""
+        return x * factor
+
+    assert unexplained(scaled, "scaled") == ["scaled: factor"]
+
+
+def test_rooms_are_drawn_as_they_are() -> None:
+    from docs.draw_rooms import PACKAGE, PICTURE, picture
+    from docs.draw_rooms import ROOMS as DRAWN
+
+    assert {file.parent.name for file in PACKAGE.glob("*/__init__.py")} - {"legacy"} == set(DRAWN)
     assert PICTURE.read_text(encoding="utf-8") == picture(), "python -m docs.draw_rooms"

@@ -5,24 +5,30 @@
 #
 # $$y_i = W \bigoplus_h \gamma_{ih}\, V_h \Bigl( \alpha^h_{ii}\, m_i + \sum_j \alpha^h_{ij}\, m_{ij} \Bigr) .$$
 #
-# The weights are invariant, so the sum turns as the messages do. Each message is computed once, shared by keys,
-# values and heads; and all that is linear ($V_h$, $W$) acts after the sum, on points, of which there are far fewer
-# than edges. Two kinds of logits:
+# where $m_{ij}$ is the [message](frames.py) of an edge, gated by its invariants, $m_i$ that of the point to itself, $V_h$
+# and $W$ are linear maps, and $\gamma$ is a gate. The weights $\alpha$ are invariant, so the sum turns as the messages do.
+# Each message is computed once and shared by keys, values and heads; and all that is linear acts after the sum, on
+# points, of which there are far fewer than edges. There are two kinds of logits $s_{ij}$ behind the weights:
 #
-# - **L2 attention** (Kim et al. 2020), the default: the squared distance of query and key. Of all degrees, since
-#   distances do not change.
-# - **MLP attention** (GATv2, Equiformer): a small network of invariants of the message.
+# - **L2 attention** (Kim et al. 2020), the default: minus the squared distance of query and key,
+#   $s_{ij} = -\lVert q_i - k_{ij} \rVert^2 / \sqrt{(2l+1)\,c}$ for $c$ channels of degree $l$. Every degree can have such
+#   heads, since distances do not change under rotations.
+# - **MLP attention** (GATv2, Equiformer): $s_{ij} = w \cdot f(z_{ij})$ with invariants $z_{ij}$ of the message and a
+#   smooth leaky ReLU $f$.
 #
 # ## A soft edge of the neighbourhood
 #
 # An ordinary softmax over the neighbours within a radius jumps when one crosses it. Here each edge has an envelope
-# $u(r)$, a polynomial that reaches zero at the radius with two continuous derivatives. It enters three times:
+# $u(r)$, a polynomial that reaches zero at the radius with two continuous derivatives. It enters three times, with
+# $\bar s_i$ the mean of the logits of a point, weighted by $u$:
 #
 # $$\alpha_{ij} = u_{ij}\, \frac{u_{ij}\, e^{t_{ij}}}{\sum_k u_{ik}\, e^{t_{ik}}} , \qquad t_{ij} = u_{ij}\,(s_{ij} - \bar s_i) .$$
 #
 # Within the softmax, so that a neighbour leaves the sum smoothly. On the result, so that an *only* neighbour, whose
-# share is one up to the end, leaves too. And on the logits: a neighbour with a logit 40 higher would dominate until
-# $u \approx e^{-40}$, and then leave all at once; continuous, but with enormous forces.
+# share is one up to the end, leaves smoothly, too. And on the logits: otherwise a neighbour with a logit 40 higher would
+# dominate until $u \approx e^{-40}$, and then leave all at once; continuous, but with enormous forces.
+#
+# The plots show the weight of a neighbour that moves away, while another one stays:
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -65,7 +71,7 @@ plt.show()
 # A head's gate $\gamma$ is a sigmoid of the point's invariants, so that it can turn itself off. With `attend_self` a
 # point is its own first neighbour. `num_linear_attn_heads` adds heads on the invariants that see the whole structure
 # at a cost linear in its size, by the second-order Taylor feature map of the exponential. And `return_attn=True`
-# hands out the weights:
+# returns the weights:
 
 # %% tags=["hide-input"]
 from equiformer_pytorch import Equiformer

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # What is exact, and how it is tested
 #
-# A promise that no test holds is a wish. Three kinds of tests hold these:
+# A promise that no test holds is a wish. Three kinds of tests hold those of this package:
 #
 # 1. **Symmetry.** The structure is moved, and the result compared with the moved result. Any deviation but rounding
 #    is a mistake, so limits are rounding's: 1e-5 in float32, 1e-11 in float64.
 # 2. **Derivatives.** Automatic ones against differences, of first and second order (`gradcheck`, `gradgradcheck`).
 # 3. **Other code.** Harmonics and Wigner matrices against e3nn's; published networks against the official code, to
-#    1e-13; each release against the numbers of the last, to 1e-10.
+#    1e-13; each release against the numbers of 1.2.0, to 1e-10.
 #
-# Random weights do for all of these: equivariance is not learned. The figure measures it, for models of rising
+# Random weights are enough for all of these: equivariance is not learned. The figure measures it, for models of rising
 # degree:
 
 # %% tags=["hide-input"]
@@ -39,7 +39,7 @@ axes.legend(loc="center right")
 plt.show()
 
 # %% [markdown]
-# Dotted are the limits that tests have. Above degree 4 geometry is computed in float64 whatever the model's dtype,
+# The dotted lines are the limits of the tests. Above degree 4 geometry is computed in float64 whatever the model's dtype,
 # since a Wigner matrix magnifies the rounding of a direction by about $2l$.
 #
 # ## Exactly the same bits

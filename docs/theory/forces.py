@@ -1,19 +1,19 @@
 # %% [markdown]
 # # Smoothness and forces
 #
-# Forces are minus the derivative of the energy by the positions, and the stress is that by a strain $\varepsilon$ of
-# positions and cell together:
+# Forces are minus the derivative of the energy by the positions; the stress is its derivative by a strain $\varepsilon$
+# of positions and cell together, over the volume:
 #
 # $$F_i = -\frac{\partial E}{\partial r_i}, \qquad \sigma = \frac1V \frac{\partial E}{\partial \varepsilon} .$$
 #
-# They are computed by automatic differentiation, exactly, and can be differentiated again: so a loss on forces
-# trains, and vibrations are exact. That needs three things of a network.
+# They are computed by automatic differentiation, exactly, and can be differentiated again: so a network can be trained
+# on forces, and vibrations are exact. That asks three things of it.
 #
 # **Nothing may be detached.** Rotations of the edges carry their derivative ([frames](frames.py)).
 #
 # **Nothing may jump.** As an atom crosses the cutoff, energy and forces must be continuous, or dynamics gains or
-# loses energy each time. Here is an atom that leaves the neighbourhood of three others, with random weights; beside
-# the sum over the nearest two, which jumps where neighbours swap places:
+# loses energy each time. Here an atom leaves the neighbourhood of three others, with random weights; and beside it the
+# same network that sees only the nearest two neighbours, which jumps where two of them swap places:
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -55,12 +55,12 @@ plt.show()
 # So `max_neighbors` is for speed where forces need not be conservative; leave it out for dynamics.
 #
 # **Nothing may have a kink** where derivatives are taken: activations are SiLU, the leaky ReLU of MLP attention is
-# smoothed, lengths are never taken at zero.
+# smoothed, and norms are smooth at zero.
 #
 # ## The derivative is that of the energy
 #
-# Central differences of the energy come nearer to the force as the step $h$ shrinks, with $h^2$, until rounding takes
-# over. That is how tests hold it: `assert_gradients`.
+# Central differences of the energy approach the force as $h^2$ when the step $h$ shrinks, until rounding takes over.
+# That is how tests hold it: `assert_gradients`.
 
 # %% tags=["hide-input"]
 pos = torch.cat((rest, torch.tensor([[-0.9, -1.2, 0.3]]).double()))
@@ -80,9 +80,9 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# Models whose forces come from a head of their own (direct prediction) are faster and may be more accurate force by
-# force, but their forces are the derivative of nothing: energy is not conserved, and relaxations may circle.
-# Published networks of both kinds are here; `direct_prediction=False` is the gradient.
+# Models whose forces come from a head of their own (direct prediction) are faster, and their forces may be more accurate
+# one by one; but they are the derivative of nothing, so energy is not conserved, and relaxations may circle. Published
+# networks of both kinds are here; `direct_prediction=False` is the gradient.
 #
 # Energies of atoms are summed in float64, since totals with reference energies have more digits than float32 holds,
 # and differences of positions are taken in float64 before they are rounded.

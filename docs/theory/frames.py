@@ -1,20 +1,21 @@
 # %% [markdown]
 # # The edge frame and SO(2)
 #
-# A message from point $j$ to point $i$ is a linear function of their features, of any degree into any other, that
-# turns along with the edge $r_{ij}$. In general that is a tensor product with the harmonics of the edge, by
+# A message from point $j$ to point $i$ is a linear function of their features, from any degree into any other, that
+# turns along with the edge $r_{ij}$. In general this is a tensor product with the harmonics of the edge, by
 # Clebsch–Gordan coefficients: $O(L^6)$ operations for degrees up to $L$.
 #
-# Turn everything first such that the edge lies along y. What rotations are left keep y, and turn the components of
-# order $\pm m$ like a plane, by $m$ times the angle. So an equivariant map mixes only components of the same $|m|$,
-# and does it like a complex number (eSCN, Passaro & Zitnick 2023):
+# First turn everything such that the edge lies along y, by $D_{ij}$. The rotations that are left are those about y, and
+# they turn the pair of components of order $\pm m$ like a plane, by $m$ times their angle. So an equivariant map mixes
+# only components of the same $|m|$, and acts on a pair as a complex number does (eSCN, Passaro & Zitnick 2023):
 #
 # $$\begin{pmatrix} y_{+m} \\ y_{-m} \end{pmatrix} =
 # \begin{pmatrix} U_m & -V_m \\ V_m & U_m \end{pmatrix} \begin{pmatrix} x_{+m} \\ x_{-m} \end{pmatrix}, \qquad
 # m_{ij} = D_{ij}^T\, \mathrm{SO2}_w \bigl(D_{ij}\,(A x_i + B x_j)\bigr) .$$
 #
-# Every pair of degrees $l, l'$ has all of its $2\min(l, l') + 1$ independent maps that way, for $O(L^3)$ operations.
-# Here is a random one, and what it may not have:
+# where $A$ and $B$ are linear maps of the points, and the scale $w$ of each channel depends on the length of the edge.
+# Every pair of degrees $l, l'$ gets all of its $2\min(l, l') + 1$ independent maps that way, for $O(L^3)$ operations.
+# Here is such a map with random weights; what is left empty has to be zero:
 
 # %% tags=["hide-input"]
 import math
@@ -44,16 +45,16 @@ axes.spines[:].set_visible(False)
 plt.show()
 
 # %% [markdown]
-# Rows are kept by order, so each block is one matrix product. Mirrors that contain the axis turn $x_{-m}$ into
-# $-x_{-m}$: with `reflection_equivariant` all $V_m$ are zero.
+# Rows are stored by order, so each block is one matrix product. A mirror that contains the axis turns $x_{-m}$ into
+# $-x_{-m}$; so with `reflection_equivariant` all $V_m$ are zero.
 #
 # ## Which rotation?
 #
-# Any that carries the edge to y will do, since the roll that is left is what the map does not see. Euler angles have
-# poles, where their derivatives, and with them the forces, are infinite or cut off. Here it is the half-turn about $n
-# = (\hat r + \hat y)/|\hat r + \hat y|$. Its Wigner matrix is an even polynomial of $n$, so there is no arccos and no
-# pole; and where $\hat r_y < 0$, a half-turn about x comes first, which keeps $|\hat r + \hat y|$ from zero. The plot
-# shows how fast the frame turns beside the direction of the edge, for edges from $+y$ to $-y$ that move sideways:
+# Any that carries the edge to y will do: two of them differ by a roll about y, to which the map is blind. Euler angles,
+# the usual choice, have poles, where their derivatives, and with them the forces, are infinite or cut off. Here it is the
+# half-turn about $n = (\hat r + \hat y)/|\hat r + \hat y|$. Its Wigner matrix is an even polynomial of $n$, so there is no
+# arccos and no pole. Where $\hat r_y < 0$, a half-turn about x comes first, which keeps $|\hat r + \hat y|$ from zero. The
+# plot shows how fast the frame turns as an edge moves sideways, for edges at all angles to y:
 
 # %% tags=["hide-input"]
 from equiformer_pytorch.graph.frames import EdgeFrames
@@ -87,5 +88,4 @@ plt.show()
 
 # %% [markdown]
 # The frame is never detached from the graph of derivatives, so forces are exact, and so are derivatives of forces. An
-# edge of zero length has no direction: its matrices are zero above degree 0, invariants pass along it, and nothing
-# else.
+# edge of zero length has no direction: its matrices are zero above degree 0, so that only invariants pass along it.

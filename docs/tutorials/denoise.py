@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Denoise a backbone
 #
-# Noise of 1 Å is put on the backbone of a protein, and an `Equiformer` learns to say, for each atom, which way it was
-# moved: one vector per point. This is `python denoise.py`, in small and by hand: eighty steps on the forty real
-# chains that the repository ships. The pieces are those of `examples/denoising`.
+# Noise of 1 Å is put on the backbone of a protein, and an `Equiformer` learns to tell, for each atom, where it belongs:
+# one vector per point. This is `python denoise.py`, small and by hand: eighty steps on the forty real chains that the
+# repository ships. The pieces are those of `examples/denoising`.
 
 # %%
 import matplotlib.pyplot as plt
@@ -13,7 +13,14 @@ from ase import Atoms
 from docs.structures import Turnable
 from equiformer_pytorch.training import SampleStream
 from examples.denoising import evaluate
-from examples.denoising.data import ATOMS, NUM_TOKENS, draw_crop, fixed_noise, load_file, some_chains
+from examples.denoising.data import (
+    ATOMS,
+    NUM_TOKENS,
+    draw_crop,
+    fixed_noise,
+    load_file,
+    some_chains,
+)
 from examples.denoising.model import BackboneDenoiser, denoising_loss
 from examples.denoising.settings import SHIPPED
 
@@ -27,14 +34,15 @@ print(len(splits.train), "chains to train on,", len(splits.test), "to test on")
 def as_atoms(chain, coords):
     symbols = [ATOMS[token % len(ATOMS)][0] for token in chain.tokens.tolist()]
     return Atoms(
-        [s for s, there in zip(symbols, chain.mask.tolist(), strict=True) if there], coords[chain.mask].numpy()
+        [s for s, there in zip(symbols, chain.mask.tolist(), strict=True) if there],
+        coords[chain.mask].numpy(),
     )
 
 
 chain = some_chains(splits.test, 1)[0]
 Turnable(
     as_atoms(chain, chain.coords),
-    f"Backbone of {chain.name}, a chain that is not trained on: N, CA and C of each residue",
+    f"{chain.name}, which is not trained on: N, CA and C of each residue",
     chain=True,
 )
 
@@ -46,19 +54,26 @@ Turnable(
 # how far apart two points are along the chain is a feature of their edge.
 
 # %%
-model = BackboneDenoiser(NUM_TOKENS, dim=(16, 8, 4), depth=2, heads=2, dim_head=8, neighbors=8, chain_reach=9)
+model = BackboneDenoiser(
+    NUM_TOKENS, dim=(16, 8, 4), depth=2, heads=2, dim_head=8, neighbors=8, chain_reach=9
+)
 print(sum(p.numel() for p in model.parameters()), "parameters")
 
 # %% [markdown]
 # ## The loss
 #
-# The share of the noise's variance that is left, $|\epsilon + f(x + \epsilon)|^2 / |\epsilon|^2$: one for a model
-# that does nothing. `SampleStream` draws crops of 32 residues and noise, such that sample $k$ depends on $k$ alone;
-# so runs can be resumed exactly.
+# The share of the noise's variance that is left, $|\epsilon + f(x + \epsilon)|^2 / |\epsilon|^2$, is one for a model
+# that does nothing. `SampleStream` draws crops of 32 residues and their noise. Sample $k$ depends on $k$ and the seed
+# alone, so that runs can be resumed exactly.
 
 # %%
 STEPS, BATCH = 80, 2
-stream = SampleStream(splits.train, lambda item, g: draw_crop(item, g, length=32, noise=NOISE), STEPS * BATCH, seed=0)
+stream = SampleStream(
+    splits.train,
+    lambda item, g: draw_crop(item, g, length=32, noise=NOISE),
+    STEPS * BATCH,
+    seed=0,
+)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, STEPS)
 
@@ -71,7 +86,8 @@ for batch in torch.utils.data.DataLoader(stream, BATCH):
     optimizer.step()
     schedule.step()
     losses.append(loss.item())
-print(f"first ten steps {sum(losses[:10]) / 10:.2f}, last ten {sum(losses[-10:]) / 10:.2f}")
+first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
+print(f"first ten steps {first:.2f}, last ten {last:.2f}")
 
 # %%
 figure, axes = plt.subplots()
@@ -83,18 +99,22 @@ plt.show()
 # %% [markdown]
 # ## Chains that were not trained on
 #
-# Beside doing nothing, and the best linear map of the neighbours along the chain.
+# The network beside two baselines: doing nothing, and the best linear map of the neighbours along the chain.
 
 # %%
 test = some_chains(splits.test, 6)
 predictors = {
     "nothing done": evaluate.predict_nothing,
-    "linear, ±3 atoms along the chain": evaluate.LinearPredictor(some_chains(splits.train, 40), NOISE),
+    "linear, ±3 atoms along the chain": evaluate.LinearPredictor(
+        some_chains(splits.train, 40), NOISE
+    ),
     "Equiformer, 80 steps": evaluate.ModelPredictor(model.eval()),
 }
 for name, predictor in predictors.items():
     score = evaluate.score(predictor, test, NOISE)
-    print(f"{name:34s} variance left {score.variance_left:.3f}   RMSD {score.rmsd:.2f} Å")
+    print(
+        f"{name:34s} variance left {score.variance_left:.3f}   RMSD {score.rmsd:.2f} Å"
+    )
 
 # %% tags=["remove-input"]
 noised = chain.coords + fixed_noise(chain, NOISE)
@@ -105,6 +125,8 @@ denoised = noised + predictors["Equiformer, 80 steps"](chain, noised)
 Turnable(as_atoms(chain, denoised), f"{chain.name} after the network", chain=True)
 
 # %% [markdown]
-# The whole run, 1200 steps of a wider network, takes five minutes and leaves 0.128: [the
-# example](../guide/denoising.md). With a noise level as `condition` and many small steps the same network generates
-# backbones.
+# The whole run, 1200 steps of a wider network with the optimizer Muon, takes five minutes and leaves 0.128: [the
+# example](../guide/denoising.md).
+#
+# **Next:** a network that knows the level of the noise can take it off in many small steps, and so [generate
+# backbones](generate_backbones.py) from nothing but noise.

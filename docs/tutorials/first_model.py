@@ -2,8 +2,8 @@
 # # First model, and what equivariance means
 #
 # An `Equiformer` takes features and coordinates of points and gives back, for every point, numbers that do not change
-# when the structure is turned (degree 0) and vectors that turn with it (degree 1). No data augmentation is needed for
-# it, and no training: it holds for random weights.
+# when the structure is turned (degree 0) and vectors that turn with it (degree 1). That takes neither data augmentation
+# nor training: it holds for random weights.
 
 # %%
 import matplotlib.pyplot as plt
@@ -28,7 +28,9 @@ Turnable(atoms, "Ethanol")
 tokens = torch.tensor([[{1: 0, 6: 1, 8: 2}[int(number)] for number in atoms.numbers]])
 coors = torch.tensor(atoms.positions, dtype=torch.float32)[None]
 
-model = Equiformer(num_tokens=3, dim=16, num_degrees=3, depth=2, reduce_dim_out=True).eval()
+model = Equiformer(
+    num_tokens=3, dim=16, num_degrees=3, depth=2, reduce_dim_out=True
+).eval()
 with torch.no_grad():
     out = model(tokens, coors)
 
@@ -41,23 +43,37 @@ print("type1", tuple(out.type1.shape), "one vector for each atom")
 # $R$ is a rotation. Rows are vectors, so the turned structure is `coors @ R.T`. The numbers stay, and the vectors of
 # the turned structure are the turned vectors:
 #
-# $$f_0(x R^T) = f_0(x), \qquad f_1(x R^T) = f_1(x)\,R^T .$$
+# $$f_0(x R^T) = f_0(x), \\ f_1(x R^T) = f_1(x)\,R^T .$$
 
 # %%
 R = rot(0.4, 1.0, -0.7)
 with torch.no_grad():
     turned = model(tokens, coors @ R.T)
 
-print("type0 changed by", (turned.type0 - out.type0).abs().max().item())
-print("type1 is off by ", (turned.type1 - out.type1 @ R.T).abs().max().item())
+print(f"type0 changes by {(turned.type0 - out.type0).abs().max():.0e}")
+print(f"type1 is off by  {(turned.type1 - out.type1 @ R.T).abs().max():.0e}")
 
 
 # %% tags=["hide-input"]
 def panel(axes, positions, vectors, title):
-    positions, vectors = positions[0] - positions[0].mean(0), vectors[0] / vectors[0].norm(dim=-1).max()
-    colours = [{1: "#aab2bd", 6: "#5b6470", 8: "#d9534f"}[int(number)] for number in atoms.numbers]
+    positions, vectors = (
+        positions[0] - positions[0].mean(0),
+        vectors[0] / vectors[0].norm(dim=-1).max(),
+    )
+    colours = [
+        {1: "#aab2bd", 6: "#5b6470", 8: "#d9534f"}[int(number)]
+        for number in atoms.numbers
+    ]
     axes.scatter(*positions[:, :2].T, c=colours, s=140, zorder=2)
-    axes.quiver(*positions[:, :2].T, *vectors[:, :2].T, color="#3b82d6", angles="xy", scale=1.2, zorder=3, width=0.008)
+    axes.quiver(
+        *positions[:, :2].T,
+        *vectors[:, :2].T,
+        color="#3b82d6",
+        angles="xy",
+        scale=1.2,
+        zorder=3,
+        width=0.008,
+    )
     axes.set(title=title, aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6))
     axes.set_axis_off()
 
@@ -69,27 +85,35 @@ panel(right, coors @ R.T, out.type1 @ R.T, "f(x) Rᵀ: ask, then turn")
 plt.show()
 
 # %% [markdown]
-# The middle and the right picture are the same: that is equivariance. The arrows are what an untrained network says,
-# seen along z.
+# The middle and the right picture are the same: that is equivariance. The arrows, seen along z, are those of an
+# untrained network; training gives them a meaning.
 #
 # ## Measure it
 #
-# {mod}`equiformer_pytorch.testing` turns, shifts and reorders a structure, and gives the largest relative deviation;
-# `assert_equivariant` is for tests.
+# {mod}`equiformer_pytorch.testing` turns, shifts and reorders a structure, and gives the largest relative deviation.
+# In a test, `assert_equivariant` fails where it is more than rounding.
 
 # %%
-for transformation, errors in equivariance_errors(model, {"inputs": tokens, "coors": coors}).items():
-    print(f"{transformation:12s}", ", ".join(f"{name}: {error:.1e}" for name, error in errors.items()))
+for transformation, errors in equivariance_errors(
+    model, {"inputs": tokens, "coors": coors}
+).items():
+    print(
+        f"{transformation:12s}",
+        ", ".join(f"{name}: {error:.1e}" for name, error in errors.items()),
+    )
 
 # %% [markdown]
 # These are rounding errors of float32. A network that is not built this way has to learn each orientation from
 # examples:
 
 # %%
-plain = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.SiLU(), torch.nn.Linear(64, 3))
+plain = torch.nn.Sequential(
+    torch.nn.Linear(3, 64), torch.nn.SiLU(), torch.nn.Linear(64, 3)
+)
 with torch.no_grad():
-    deviation = plain(coors @ R.T) - plain(coors) @ R.T
-    print(f"a plain network is off by {deviation.abs().max() / plain(coors).abs().max():.0%} of its largest output")
+    deviation = (plain(coors @ R.T) - plain(coors) @ R.T).abs().max()
+    share = deviation / plain(coors).abs().max()
+print(f"a plain network is off by {share:.0%} of its largest output")
 
 # %% [markdown]
 # **Next:** [train one](denoise.py), or read [why it holds](../theory/features.py). All that a call takes: [Features

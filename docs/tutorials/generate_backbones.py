@@ -32,8 +32,8 @@ def as_atoms(coords):
 # %% [markdown]
 # ## Residues as frames
 #
-# N, CA and C of a residue are a rigid triangle, so a residue is a position and a rotation. Noise moves and turns it:
-# each coordinate by σ Å, and the rotation by a Brownian motion that moves N and C about as far.
+# N, CA and C of a residue are a rigid triangle, so a residue is a position and a rotation. Noise of level σ moves and
+# turns it: each coordinate by about σ Å, and the rotation by a Brownian motion that carries N and C about as far.
 
 # %%
 chain = load_chains().test[0].residues(0, 64)
@@ -41,19 +41,26 @@ frames = frames_of(chain.coords)
 generator = torch.Generator().manual_seed(0)
 one_chain, free = torch.zeros(64, dtype=torch.long), torch.tensor([True])
 noised = add_noise(frames, torch.full((64,), 2.0), one_chain, free, generator)
-Turnable(as_atoms(atoms_of(noised)), f"64 residues of {chain.name} with 2 Å of noise", chain=True)
+Turnable(
+    as_atoms(atoms_of(noised)),
+    f"64 residues of {chain.name} with 2 Å of noise",
+    chain=True,
+)
 
 # %% [markdown]
-# `BackboneNetwork` is an `Equiformer` on these residues. Its input vectors are the axes of the frames, its edges say
+# `BackboneNetwork` is an `Equiformer` on these residues. Its input vectors are the axes of the frames, its edges tell
 # where each residue is in the frame of the other, the noise level is a `condition`, and three output vectors of each
-# residue say where it belongs and how it is turned. Turning the noise turns what comes out.
+# residue tell where it belongs and how it is turned. Turned noise gives the same backbone, turned.
 
 # %% [markdown]
 # ## From noise to a backbone
 
 # %%
 plan = Plan(steps=40)
-way = [atoms_of(estimate) for (estimate,) in trajectory(network, [Task(length=64, seed=3)], plan)]
+way = [
+    atoms_of(estimate)
+    for (estimate,) in trajectory(network, [Task(length=64, seed=3)], plan)
+]
 levels = plan.levels(60.0)
 
 figure, all_axes = plt.subplots(1, 5, figsize=(11, 2.6))
@@ -73,18 +80,21 @@ Turnable(as_atoms(backbone), "What came out: 64 residues", chain=True)
 # %% [markdown]
 # ## What to look at
 #
-# Bonds and clashes are right by construction: below 3 Å of noise, estimates are relaxed. Torsions are what the network
-# learned; the outline holds 90 % of the residues of natural chains.
+# Bonds come out right, and clashes are rare, by construction: below 3 Å of noise every estimate is relaxed. Torsions
+# are what the network learned; 90 % of the residues of natural chains lie within the outline.
 
 # %%
 print(f"CA–CA of 3.8 ± 0.1 Å: {local.ca_steps(backbone):.2f}")
 print(f"clashes of CA per 100 residues: {local.ca_clashes(backbone):.1f}")
-region = local.Ramachandran.of([chain.coords for chain in load_chains().compact().train])
+region = local.Ramachandran.of(
+    [chain.coords for chain in load_chains().compact().train]
+)
 print(f"in the Ramachandran region: {region.inside(backbone):.2f}")
 phi, psi = torch.rad2deg(torsions(backbone)[1:-1, :2]).T
 
 figure, axes = plt.subplots(figsize=(3.6, 3.6))
-centres = torch.linspace(-180, 180, len(region.density) + 1)[:-1] + 180 / len(region.density)
+bins = len(region.density)
+centres = torch.linspace(-180, 180, bins + 1)[:-1] + 180 / bins
 axes.contour(centres, centres, region.density.T, levels=[region.bound], colors="grey")
 axes.scatter(phi, psi, s=12)
 axes.set(xlabel="φ / °", ylabel="ψ / °", xlim=(-180, 180), ylim=(-180, 180))
@@ -93,8 +103,8 @@ plt.show()
 # %% [markdown]
 # ## What is given stays
 #
-# A motif is residues whose frames are known: they have no noise, and the network was trained with such. Here residues
-# 20 – 35 of a natural chain that it has not seen.
+# The frames of some residues may be known, a motif: these have no noise, and the network was trained with such cases.
+# Here they are residues 20 – 35 of a natural chain that it has not seen.
 
 # %%
 known = torch.zeros(64, dtype=torch.bool)
@@ -103,10 +113,13 @@ known[20:36] = True
 built = atoms_of(found)
 junctions = (built[1:, 0] - built[:-1, 2]).norm(dim=-1)[[19, 35]]
 print("C–N bonds where it joins:", [round(float(bond), 2) for bond in junctions], "Å")
-Turnable(as_atoms(built), "A new backbone about sixteen residues of another", chain=True)
+Turnable(
+    as_atoms(built), "A new backbone about sixteen residues of another", chain=True
+)
 
 # %% [markdown]
-# And secondary structure can be asked for, a letter per residue; what is left open is up to the network.
+# Secondary structure can be asked for, too, a letter per residue; what is left open is up to the network. Asked for
+# (above), and found in what it made (below):
 
 # %%
 asked = torch.full((48,), OPEN)

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A property of molecules: numbers, vectors, tensors
 #
-# What turns along with a molecule is read out of features of that degree: a number of degree 0, a dipole of degree 1,
-# the traceless part of a polarizability of degree 2. `EquiformerPotential` takes them as targets by name. The
-# molecules are the few of QM9 that the repository ships for tests; `python -m examples.qm9` learns from all of them.
+# A property is read out of features of the degree by which it turns: a number from degree 0, a dipole from degree 1,
+# the traceless part of a polarizability from degree 2. `EquiformerPotential` has them as targets, by name. The
+# molecules here are the few of QM9 that the repository ships for tests; `python -m examples.qm9` learns from all.
 
 # %%
 from pathlib import Path
@@ -36,15 +36,25 @@ Turnable(
 # %% [markdown]
 # ## Targets of a potential
 #
-# A target has a degree, and is of each atom or of the structure, as the sum over its atoms.
+# A target has a degree, and belongs to each atom or to the structure; the latter is a sum over atoms.
 
 # %%
-targets = {"charges": Target(0), "dipole": Target(1, "structure"), "anisotropy": Target(2, "structure")}
-potential = EquiformerPotential(species=[1, 6, 7, 8, 9], cutoff=3.2, dim=8, depth=1, targets=targets).double()
+targets = {
+    "charges": Target(0),
+    "dipole": Target(1, "structure"),
+    "anisotropy": Target(2, "structure"),
+}
+potential = EquiformerPotential(
+    species=[1, 6, 7, 8, 9], cutoff=3.2, dim=8, depth=1, targets=targets
+).double()
 numbers, pos = molecules.numbers[some], molecules.pos[some].double()
 out = potential(numbers, pos, forces=False)
 print({name: tuple(x.shape) for name, x in out.items()})
-assert_equivariant(potential, {"atomic_numbers": numbers, "pos": pos}, under=("rotation", "reflection", "permutation"))
+assert_equivariant(
+    potential,
+    {"atomic_numbers": numbers, "pos": pos},
+    under=("rotation", "reflection", "permutation"),
+)
 
 # %% [markdown]
 # Turned and mirrored molecules have turned and mirrored dipoles; that is what the last line checks. Labels of your
@@ -53,28 +63,46 @@ assert_equivariant(potential, {"atomic_numbers": numbers, "pos": pos}, under=("r
 #
 # ## Three properties of QM9
 #
-# `MoleculeProperty` of the example reads out sums (energies), lengths of vectors (QM9 has $|\mu|$ alone) and
-# symmetric tensors. Of the polarizability tensor the file does not tell which way the axes point, so an error is that
-# of the nearest of four candidates: [why](../accuracy.md).
+# `MoleculeProperty`, from the example, reads out sums (energies), lengths of vectors (QM9 has $|\mu|$ alone) and
+# symmetric tensors. The file does not tell which way the axes of the polarizability tensor point, so what counts is the
+# error to the nearest of four candidates: [why](../accuracy.md).
 
 # %%
 CUTOFF, STEPS = 3.2, 100
-options = dict(cutoff=CUTOFF, dim=16, num_degrees=3, depth=1, heads=2, radial_basis="even", l2_dist_attention=False)
+options = dict(
+    cutoff=CUTOFF,
+    dim=16,
+    num_degrees=3,
+    depth=1,
+    heads=2,
+    radial_basis="even",
+    l2_dist_attention=False,
+)
 
 
 def learned(name: str, kind: str) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Found and true values of molecules that were not trained on, after a few steps; and what was left before."""
-    train, test = items_of(molecules, split.train, name), items_of(molecules, [*split.valid, *split.test], name)
+    """Found and true values of other molecules; and the mean error before training."""
+    train, test = (
+        items_of(molecules, split.train, name),
+        items_of(molecules, [*split.valid, *split.test], name),
+    )
     torch.manual_seed(0)
     model = MoleculeProperty(kind, options)
     whole = collate(train, CUTOFF)
-    left = model.fit(whole, whole["value"] if whole["value"].ndim == 1 else whole["value"][:, 0])
+    left = model.fit(
+        whole, whole["value"] if whole["value"].ndim == 1 else whole["value"][:, 0]
+    )
     unit = left.square().mean().sqrt()
-    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=5e-3)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in model.parameters() if weight.requires_grad], lr=5e-3
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, STEPS)
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
-        batch = collate([train[i] for i in torch.randint(len(train), (8,), generator=generator)], CUTOFF)
+        batch = collate(
+            [train[i] for i in torch.randint(len(train), (8,), generator=generator)],
+            CUTOFF,
+        )
         found = model(batch)
         loss = ((found - true_values(found, batch)) / unit).square().mean()
         optimizer.zero_grad()
@@ -86,18 +114,23 @@ def learned(name: str, kind: str) -> tuple[torch.Tensor, torch.Tensor, float]:
 
 figure, panels = plt.subplots(1, 3, figsize=(9, 3.2))
 for axes, (name, kind, unit) in zip(
-    panels, (("u0", "sum", "eV"), ("mu", "length", "D"), ("tensor", "tensor", "a₀³")), strict=True
+    panels,
+    (("u0", "sum", "eV"), ("mu", "length", "D"), ("tensor", "tensor", "a₀³")),
+    strict=True,
 ):
     found, true, before = learned(name, kind)
     found, true = found.flatten().numpy(), true.flatten().numpy()
     axes.scatter(true, found, s=8, alpha=0.6)
     axes.axline((true.mean(), true.mean()), slope=1, color="grey", linewidth=0.8)
-    axes.set(title=f"{name} / {unit}", xlabel="QM9", ylabel="found" if name == "u0" else None)
+    axes.set(
+        title=f"{name} / {unit}", xlabel="QM9", ylabel="found" if name == "u0" else None
+    )
+    error = abs(found - true).mean()
     print(
-        f"{name:7s} mean absolute error {abs(found - true).mean():.3f} {unit}; the fit before training leaves {before:.3f}"
+        f"{name:7s} mean absolute error {error:.3f} {unit}, {before:.3f} before training"
     )
 plt.show()
 
 # %% [markdown]
-# Two hundred molecules and a hundred steps are for looking at; what a longer training gives, beside PaiNN: [Accuracy
-# on QM9](../accuracy.md).
+# Two hundred molecules and a hundred steps are enough to look at, not to use: what longer training gives, beside PaiNN,
+# is in [Accuracy on QM9](../accuracy.md).

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Your own layer on the engine, tested
 #
-# Everything of this package that works on edges is a few functions: turn features into the frames of the edges,
-# multiply there, turn back, sum. A layer of your own takes the same pieces, and `equiformer_pytorch.testing` holds it
-# to what it must do.
+# All that this package does on edges is done by a few functions: turn features into the frames of the edges, multiply
+# there, turn back, sum ([theory](../theory/frames.py)). A layer of your own takes the same pieces, and
+# `equiformer_pytorch.testing` holds it to what it must do.
 #
 # As an example, a convolution whose messages are damped by their own size: $m_{ij} ← m_{ij} / (1 + |m_{ij}|)$ per
 # degree and channel, summed over the neighbours.
@@ -19,53 +19,78 @@ from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.radial import Envelope, LogBasis, RadialNetwork
 from equiformer_pytorch.layers.so2 import SO2Linear
 from equiformer_pytorch.ops.rotate import gather_rotate, rotate_out
-from equiformer_pytorch.testing import Role, assert_equivariant, assert_gradients, equivariance_errors
+from equiformer_pytorch.testing import (
+    Role,
+    assert_equivariant,
+    assert_gradients,
+    equivariance_errors,
+)
 
 # %% [markdown]
 # ## Features
 #
-# A `Fiber` says how many channels each degree has. A feature is one tensor (points, Σ (2l+1)·c_l).
+# A `Fiber` says how many channels $c_l$ each degree has. A feature is one tensor, a row of $\sum_l (2l+1)\,c_l$ numbers
+# for each point.
 
 # %%
 fiber = Fiber((8, 8, 8))  # eight channels of degrees 0, 1, 2
-print(fiber.width, "columns;", [tuple(part.shape) for part in fiber.split(torch.zeros(5, fiber.width))])
+print(
+    fiber.width,
+    "columns;",
+    [tuple(part.shape) for part in fiber.split(torch.zeros(5, fiber.width))],
+)
 
 # %% [markdown]
 # ## The layer
 #
 # `gather_rotate` adds a feature of each end of an edge and turns the sum into the frame of the edge, where
-# `SO2Linear` is all that an equivariant linear map can be. `rotate_out` turns back. The message is then a feature
-# like any other: what may be done to it is what treats all directions alike, such as scaling by a length.
+# `SO2Linear` is the most general equivariant linear map. `rotate_out` turns back. The message is then a feature like
+# any other, and may be treated in any way that is blind to directions, such as scaling by its length.
 
 
 # %%
 class DampedConvolution(nn.Module):
-    r""":math:`y_i = \sum_j u_{ij}\, m_{ij} / (1 + |m_{ij}|)` with :math:`m_{ij} = D^T \mathrm{SO2}_w D (A x_i + B x_j)`.
+    """y_i = Σ_j u_ij m_ij / (1 + |m_ij|) with m_ij = Dᵀ SO2_w D (A x_i + B x_j).
 
     Args:
-        fiber: of the features that come in and of those that go out; all degrees equally wide.
+        fiber: of the features, in and out; all degrees equally wide.
         radial_dim: width of the embedding of the edges.
     """
 
     def __init__(self, fiber: Fiber, radial_dim: int) -> None:
         super().__init__()
         self.fiber = fiber
-        self.of_receiver, self.of_sender = Linear(fiber, fiber, bias=True), Linear(fiber, fiber)
+        self.of_receiver, self.of_sender = (
+            Linear(fiber, fiber, bias=True),
+            Linear(fiber, fiber),
+        )
         self.so2 = SO2Linear(
-            len(fiber), fiber[0], len(fiber), fiber[0], radial_dim=radial_dim, reflection_equivariant=False
+            len(fiber),
+            fiber[0],
+            len(fiber),
+            fiber[0],
+            radial_dim=radial_dim,
+            reflection_equivariant=False,
         )
 
     def forward(self, x: Tensor, graph: EdgeGraph) -> Tensor:
         """Features (points, width) to features (points, width)."""
         sender, receiver = (
-            torch.cat(self.fiber.split(layer(x)), dim=1) for layer in (self.of_sender, self.of_receiver)
+            torch.cat(self.fiber.split(layer(x)), dim=1)
+            for layer in (self.of_sender, self.of_receiver)
         )
         aligned = gather_rotate(sender, receiver, graph, self.so2.max_order)
         _, message = self.so2(aligned, graph.scalars)
-        message = rotate_out(message, graph.rotation, len(self.fiber), self.so2.max_order)
+        message = rotate_out(
+            message, graph.rotation, len(self.fiber), self.so2.max_order
+        )
         parts = []
-        for part in message.split([2 * degree + 1 for degree in range(len(self.fiber))], dim=1):
-            length = (part.square().sum(1, keepdim=True) + 1e-12).sqrt()  # smooth where a message is zero
+        for part in message.split(
+            [2 * degree + 1 for degree in range(len(self.fiber))], dim=1
+        ):
+            length = (
+                part.square().sum(1, keepdim=True) + 1e-12
+            ).sqrt()  # smooth where a message is zero
             parts.append(part / (1 + length))
         message = join(parts) * graph.envelope[:, None]
         return graph.sum_receivers(message)
@@ -91,8 +116,12 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(DampedConvolution(fiber, 16) for _ in range(2))
 
     def forward(self, x: Tensor, coors: Tensor) -> Tensor:
-        """Features (points, width) and coordinates (points, 3) to features (points, width)."""
-        receivers, senders = ((torch.cdist(coors, coors) < self.cutoff).fill_diagonal_(False)).nonzero().T
+        """Of features (points, width) and coordinates (points, 3), features."""
+        receivers, senders = (
+            ((torch.cdist(coors, coors) < self.cutoff).fill_diagonal_(False))
+            .nonzero()
+            .T
+        )
         vectors = coors[senders] - coors[receivers]
         distance, rotation = self.frames(vectors)
         graph = EdgeGraph(
@@ -111,27 +140,35 @@ class Model(nn.Module):
 
 torch.manual_seed(0)
 model = Model(fiber).double()
-points = {"x": torch.randn(6, fiber.width).double(), "coors": torch.randn(6, 3).double()}
+points = {
+    "x": torch.randn(6, fiber.width).double(),
+    "coors": torch.randn(6, 3).double(),
+}
 print(tuple(model(**points).shape))
 
 # %% [markdown]
 # ## Test it
 #
-# Say how the tensors behave that are not this package's own: `x` and the result are features of the fiber. `coors` is
-# known by name.
+# Tell how your own tensors behave: `x` and the result are features of the fiber. `coors` is known by its name.
 
 # %%
 role = Role.of_fiber(fiber)
 assert_equivariant(model, points, roles={"x": role}, outputs=role)
-for name, errors in equivariance_errors(model, points, roles={"x": role}, outputs=role).items():
-    print(f"{name:12s}", {part: f"{error:.0e}" for part, error in errors.items()})
+for name, errors in equivariance_errors(
+    model, points, roles={"x": role}, outputs=role
+).items():
+    print(
+        f"{name:12s}",
+        ", ".join(f"{part}: {error:.0e}" for part, error in errors.items()),
+    )
 
 # %%
-assert_gradients(model, points, fast=True)  # first and second derivatives, against finite differences
+# First and second derivatives, against finite differences.
+assert_gradients(model, points, fast=True)
 print("gradients are right")
 
 # %% [markdown]
-# And a mistake is found: here a bias on all components, which treats directions unlike.
+# A mistake is found: here a bias on all components, which prefers a direction.
 
 
 # %%
@@ -139,7 +176,7 @@ class Wrong(Model):
     """Adds one to everything."""
 
     def forward(self, x: Tensor, coors: Tensor) -> Tensor:
-        """As the right one, and one more."""
+        """What the right one gives, and one more."""
         return super().forward(x, coors) + 1
 
 
@@ -149,5 +186,5 @@ except AssertionError as error:
     print(error)
 
 # %% [markdown]
-# How the shipped layers look: `layers/` and `ops/` in the [reference](../reference/engine.md). What a kernel can take
-# over: `ops/dispatch.py`.
+# The layers of this package are made in the same way: `layers` and `ops` in the [reference](../reference/engine.md).
+# Where a kernel of your own can take an operation over: {mod}`equiformer_pytorch.ops.dispatch`.

@@ -33,12 +33,13 @@ def predict(potential: nn.Module, batch: Mapping[str, Tensor], *, stress: bool =
 
 
 def gives_stress(potential: Potential) -> bool:
-    """Whether the model knows of stress: an :class:`EquiformerPotential` always, others with ``regress_stress``."""
+    """Whether `potential` knows of stress: an :class:`EquiformerPotential` always, others with ``regress_stress``."""
     return "stress" in potential.gives
 
 
 def element_energies(potential: Potential) -> Float64[Tensor, " elements"]:
-    """The reference energy of each atomic number, in eV; zero where there is none."""
+    """The reference energies that `potential` adds, in eV, by atomic number (0 … the highest that it knows); zero where
+    there is none."""
     return potential.element_energies()
 
 

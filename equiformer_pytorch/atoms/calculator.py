@@ -48,6 +48,11 @@ class EquiformerCalculator(Calculator):
         device: where to compute.
         dtype: of the weights, in which all is computed but differences of positions, which are float64; None keeps
             that of the weights. float64 for dynamics that conserve energy.
+
+    Raises:
+        ImportError: ASE is not installed.
+        ValueError: a committee without members, or whose members mean different things by one name; a file that holds
+            no potential. In a calculation: elements that the potential does not know, positions that are not finite.
     """
 
     def __init__(

@@ -87,8 +87,7 @@ class StructureDataset(Dataset[dict[str, Tensor]]):
     """Structures with their graphs; `skipped` are the records that were left out.
 
     Args:
-        items: dicts of tensors, in memory or read when they are asked for (:class:`LazyItems`), as which checkers of
-            types should not ask for them.
+        items: dicts of tensors, in memory or read when they are asked for.
         skipped: what was left out.
         origins, numbers: the files, and which record of them each item is, all in order by default.
     """
@@ -115,23 +114,23 @@ class StructureDataset(Dataset[dict[str, Tensor]]):
         return (self.items[index] for index in range(len(self.items)))
 
     def atoms(self, index: int) -> Atoms:
-        """The record behind an item, read again; ValueError for items that came from no file."""
+        """The record behind item number `index`, read again; ValueError for items that came from no file."""
         if self.origins is None:
             raise ValueError("origins is missing: these items came from no file")
         return self.origins.atoms(self.numbers[index])
 
     def file(self, index: int) -> Path:
-        """Where an item came from; ValueError for items that came from no file."""
+        """Where item number `index` came from; ValueError for items that came from no file."""
         if self.origins is None:
             raise ValueError("origins is missing: these items came from no file")
         return self.origins.place(self.numbers[index])[0].file
 
     def with_items(self, items: Sequence[Any]) -> StructureDataset:
-        """The same records, read in another way."""
+        """The same records, read in another way: as these `items`."""
         return StructureDataset(items, self.skipped, self.origins, self.numbers)
 
     def subset(self, indices: Sequence[int]) -> StructureDataset:
-        """Some of them, in this order."""
+        """Those at `indices`, in this order."""
         items = self.items.subset(indices) if isinstance(self.items, LazyItems) else [self.items[i] for i in indices]
         return StructureDataset(items, self.skipped, self.origins, [self.numbers[index] for index in indices])
 
@@ -247,7 +246,8 @@ def load_structures(
             atoms or of one, and ``has_NAME``.
         inputs: what a potential takes beside, as its `inputs`; items then have them, defaults where a record says
             nothing. Charges and spins that are not taken are said in one warning.
-        lazy: read records and make their graphs when they are asked for, see :class:`LazyItems`.
+        lazy: read records and make their graphs when they are asked for: for more than fits into memory. With
+            `on_error` "skip", in place of a record that cannot be used comes the next one that can.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -247,8 +247,17 @@ class EquiformerPotential(Potential):
 
     @torch.no_grad()
     def fit(self, structures: Iterable[Mapping[str, Tensor]]) -> None:
-        """Set the reference energies and the scale from structures with `atomic_numbers`, `energy` and, for the scale,
-        `forces`: least squares over compositions, and the root mean square of the force components."""
+        """Set reference energies and scale from data: the references from atoms that are alone, where there are some,
+        else by least squares over compositions; the scale is the root mean square of the force components, or where
+        there are no forces that of what the references leave of the energies, per square root of the atoms.
+
+        Args:
+            structures: with `atomic_numbers` and, where they have them, `energy` in eV and `forces` in eV/Å, as items
+                of :func:`~equiformer_pytorch.atoms.load_structures`.
+
+        Raises:
+            ValueError: there is no structure, or one has an element that is not among `species`.
+        """
         self.energies.fit(structures)
 
     @classmethod

@@ -27,8 +27,11 @@ class Target:
     """
 
     degree: int
+    """0: a number; 1: a vector; l: 2l + 1 components in e3nn's real basis."""
     per: Literal["atom", "structure"] = "atom"
+    """Of each atom, or of the structure as a whole."""
     channels: int = 1
+    """How many of them, as one target; with more than one it has a dimension for them."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,11 @@ class Input:
     """
 
     per: Literal["structure", "atom"] = "structure"
+    """Whether each structure has one, or each atom."""
     least: int | None = None
+    """Smallest whole number; with `most`, or neither."""
     most: int | None = None
+    """Largest whole number."""
     default: float = 0
     """Of structures that do not say."""
 
@@ -111,7 +117,7 @@ class Potential(nn.Module, ABC):
 
     @abstractmethod
     def shift_element_energies(self, shift: Float64[Tensor, " elements"]) -> None:
-        """Add to the reference energies, by atomic number, eV; all else stays."""
+        """Add `shift`, eV by atomic number, to the reference energies; all else stays."""
 
     def about(self) -> dict[str, str]:
         """What else there is to be said of the model in a few words, by headings."""
@@ -124,7 +130,14 @@ class Potential(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_checkpoint(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> Potential:
-        """The model of a file that :meth:`save` wrote, or that others of its family did. Runs no code of the file's."""
+        """The model of a file that :meth:`save` wrote, or that others of its family did. Runs no code of the file's.
+
+        Args:
+            source: the file, or its contents.
+
+        Raises:
+            ValueError: it holds another model, or none.
+        """
 
     @classmethod
     def from_file(cls, contents: Mapping[str, Any]) -> Potential:
@@ -142,7 +155,8 @@ class Potential(nn.Module, ABC):
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write model, configuration and weights to a file for :meth:`from_checkpoint`; whole, or the old file stays.
+        """Write model, configuration and weights to a file, `path`, for :meth:`from_checkpoint`; whole, or the old file
+        stays.
 
         Weights have their plain names, also where a part of the model is compiled or wrapped.
         """

@@ -23,7 +23,7 @@ class EquiformerPotentialImplFactory(MLPotentialImplFactory):
         name: str,
         modelPath: Source,  # noqa: N803
     ) -> EquiformerPotentialImpl:
-        """Of ``MLPotential("equiformer", modelPath=…)``: a file, or a potential itself, of any kind."""
+        """Of ``MLPotential(name, modelPath=…)``, with the name "equiformer": a file, or a potential."""
         return EquiformerPotentialImpl(modelPath)
 
 

@@ -71,7 +71,7 @@ class EquiformerModel(ModelInterface):
         return wanted
 
     def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
-        """Of a ``SimState``, or of a dict with its names.
+        """Of a `state`, a ``SimState`` or a dict with its names: energy, forces, stress and targets by name.
 
         Raises:
             ValueError, TypeError: as :meth:`Potential.evaluate` of the potential.

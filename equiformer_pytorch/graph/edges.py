@@ -20,10 +20,13 @@ class Edges(NamedTuple):
     """What the doors hand on: edges sorted by receiver."""
 
     senders: Int[Tensor, " edges"]
+    """The point that each edge comes from."""
     receivers: Int[Tensor, " edges"]
+    """The point that it goes to."""
     vectors: Float[Tensor, "edges 3"]
     """From the receiver to the sender."""
     features: Float[Tensor, "edges edge_dim"] | None
+    """Invariants that are known of an edge beside its length."""
     known: tuple[int, int] | None = None
     """Bounds of the number of edges of a receiver, where they are known."""
 
@@ -75,7 +78,9 @@ class EdgeGraph:
     """
 
     senders: Int[Tensor, " edges"]
+    """The point that each edge comes from."""
     receivers: Int[Tensor, " edges"]
+    """The point that it goes to."""
     receiver_points: Int[Tensor, " edges"]
     """The receivers among all points: the same as `receivers` unless this is a piece."""
     count: int

@@ -75,7 +75,9 @@ class Rotation:
     spans: tuple[tuple[int, int], ...]
     """The degrees ``low … high − 1`` that each block holds."""
     max_order: int
+    """Rows are those of orders up to this, of either sign."""
     blocks: tuple[Float[Tensor, "edges _rows _columns"], ...]
+    """The matrices, one per edge and block."""
     rows_below: Mapping[int, Int[Tensor, " _rows"]] = field(default_factory=dict, repr=False)
     """Which rows of the first block belong to degrees below a number that falls inside it."""
 
@@ -119,6 +121,11 @@ class EdgeFrames(ExactConstants):
     constants, places of rows among them, stay in float64 whatever the module is cast to. Degrees below `shared` are in
     one block, each other in one of its own. (The published codes find D from Euler angles, with zero gradient at their
     poles or, in EquiformerV2, everywhere.)
+
+    Args:
+        max_degree: highest degree that is turned.
+        max_order: highest order among the rows; by default that degree, so that all of a feature is there.
+        shared: how many of the lowest degrees share a block.
     """
 
     widen_above = 4

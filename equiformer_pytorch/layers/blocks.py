@@ -20,6 +20,9 @@ class SequentialBlocks(nn.Module):
     r""":math:`x \leftarrow x + f(x)`, :math:`x \leftarrow x + g(x)` for attention f and feed-forward g of each block.
 
     A block may read out fewer degrees than it takes in; those of its input that it leaves out are dropped.
+
+    Args:
+        blocks: attention and feed-forward of each.
     """
 
     def __init__(self, blocks: list[tuple[Attention, FeedForward]]) -> None:
@@ -55,6 +58,9 @@ class ReversibleBlocks(nn.Module):
 
     The inputs of a block follow from its outputs, so that the backward pass recomputes them and activation memory
     does not grow with depth. A last block that drops degrees cannot be inverted and keeps its activations.
+
+    Args:
+        blocks: attention and feed-forward of each.
     """
 
     def __init__(self, blocks: list[tuple[Attention, FeedForward]]) -> None:

@@ -21,6 +21,10 @@ class Conditioning(ExactConstants):
     .. math:: y_0 = (1 + s_0(c)) \odot x_0 + t(c), \qquad y_l = (1 + s_l(c)) \odot x_l,
 
     with linear maps s and t that start at zero, so that the layer starts as the identity.
+
+    Args:
+        fiber: of the features, in and out.
+        hidden: width of the embedding c.
     """
 
     def __init__(self, fiber: Fiber, hidden: int) -> None:

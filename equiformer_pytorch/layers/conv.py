@@ -25,6 +25,10 @@ class Conv(nn.Module):
     2023, section 3.3; they concatenate the two ends, we add them, as Equiformer does.)
 
     Radial weights scale channels, so features need enough of them: A and B widen narrow ones up to twofold, to 32.
+
+    Args:
+        fiber: of the points' features.
+        degrees_out, channels_out, invariants, gates, radial_dim, reflection_equivariant: as in :class:`SO2Linear`.
     """
 
     def __init__(

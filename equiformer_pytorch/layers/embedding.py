@@ -24,6 +24,10 @@ class NeighbourEmbedding(TakesMatrices):
 
     a mean over the messages of the neighbours, in which the point itself counts for one, so that it is smooth when
     the last neighbour leaves through the envelope u.
+
+    Args:
+        fiber_in, fiber_out: of the inputs, and of the model.
+        radial_dim, reflection_equivariant: as in :class:`SO2Linear`.
     """
 
     def __init__(self, fiber_in: Fiber, fiber_out: Fiber, *, radial_dim: int, reflection_equivariant: bool) -> None:

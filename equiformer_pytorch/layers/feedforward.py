@@ -34,6 +34,13 @@ class FeedForward(TakesMatrices):
 
     With `include_htype_norms` degree 0 of the first map also sees the norms of the channels of degree l ≥ 1,
     smoothed at zero: :math:`\sqrt{\lVert x\rVert^2 + \epsilon^2} - \epsilon`, ε = 0.01.
+
+    Args:
+        fiber, fiber_out: of the features that come in and of those that go out, which may lack higher degrees.
+        mult: how much wider the hidden layer is.
+        include_htype_norms: see above.
+        init_out_zero: the last map starts at zero.
+        condition_dim: width of what is known of structures, embedded, where the layer sees it (:class:`Conditioning`).
     """
 
     smoothing = 1e-2

@@ -12,6 +12,9 @@ class Fiber(tuple[int, ...]):
 
     A feature of this fiber is one tensor ``(points, Σ_l (2l+1)·c_l)``: degree-major, then order −l … l, channel
     last. So a residual is one addition, a gather one row index, and each degree a view ``(points, 2l+1, c_l)``.
+
+    Args:
+        channels: of degrees 0, 1, …
     """
 
     sizes: list[int]

@@ -17,6 +17,14 @@ class Linear(nn.Module):
 
     Weights start as :math:`N(0, 1/c_\mathrm{in})`, or at zero with `zero`. Degrees of `fiber_out` beyond those of
     `fiber_in` would be zero: they are refused.
+
+    Args:
+        fiber_in, fiber_out: channels per degree, of what comes in and goes out.
+        bias: of degree 0.
+        zero: start at zero.
+
+    Raises:
+        ValueError: `fiber_out` has degrees that `fiber_in` has not.
     """
 
     def __init__(self, fiber_in: Fiber, fiber_out: Fiber, *, bias: bool = False, zero: bool = False) -> None:

@@ -22,6 +22,9 @@ class Norm(ExactConstants):
     with one gain γ per degree and channel; means are over orders and channels. With a denominator of its own, a
     degree that symmetry forces to zero would come out as rounding noise of order one (EquiformerV3's merged norm
     shares one denominator too). Statistics are computed in at least float32.
+
+    Args:
+        fiber: of the features, in and out.
     """
 
     eps = 1e-6

@@ -15,6 +15,9 @@ class Envelope(ExactConstants):
 
     It is one at zero and reaches zero with two continuous derivatives. Computed as
     :math:`(1-x)^3 \sum_{k<p} \tfrac{(k+1)(k+2)}{2} x^k`, so that it stays positive and accurate near the cutoff.
+
+    Args:
+        exponent: p.
     """
 
     def __init__(self, exponent: int) -> None:
@@ -63,7 +66,11 @@ class LogBasis(ExactConstants):
 
 class EvenBasis(ExactConstants):
     """32 Gaussians of the distance, evenly spaced between 0 and the cutoff and about as wide as they are apart: at 5 Å
-    fine enough to tell kinds of bonds apart."""
+    fine enough to tell kinds of bonds apart.
+
+    Args:
+        cutoff: in the unit of the distances.
+    """
 
     count = 32
 
@@ -92,7 +99,13 @@ RADIAL_BASES = ("log", "even")
 
 class RadialNetwork(nn.Module):
     """Edge embedding from distance and edge features, shared by all layers: a basis of the distance (:class:`LogBasis`,
-    :class:`EvenBasis`) and the features, through two linear layers with SiLU and layer norm."""
+    :class:`EvenBasis`) and the features, through two linear layers with SiLU and layer norm.
+
+    Args:
+        edge_dim: width of the edge features, 0 for none.
+        hidden: width of the embedding.
+        basis: of the distance.
+    """
 
     def __init__(self, edge_dim: int, hidden: int, basis: LogBasis | EvenBasis) -> None:
         super().__init__()

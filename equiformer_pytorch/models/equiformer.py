@@ -39,8 +39,14 @@ __all__ = ["AttentionWeights", "Equiformer", "L2DistAttention", "MLPAttention", 
 
 
 class Equiformer(nn.Module):
-    """SE(3)-equivariant transformer on points with features of several degrees (Liao & Smidt 2023), with SO(2)
+    r"""SE(3)-equivariant transformer on points with features of several degrees (Liao & Smidt 2023), with SO(2)
     convolutions (Passaro & Zitnick 2023). ``model(x, coors @ R).type1 == model(x, coors).type1 @ R``.
+
+    Inputs are raised to all degrees (:class:`NeighbourEmbedding`); `depth` blocks follow, then a norm and the read-out:
+
+    .. math:: x ← x + \mathrm{Attention}(\mathrm{norm}\,x), \qquad x ← x + \mathrm{FeedForward}(\mathrm{norm}\,x)
+
+    (:class:`L2DistAttention` or :class:`MLPAttention`, :class:`FeedForward`, :class:`Norm`).
 
     Args:
         dim: channels per degree, a number for all or one per degree.
@@ -301,7 +307,7 @@ class Equiformer(nn.Module):
     def through_layers(
         self, x: Float[Tensor, "points width_in"], graph: EdgeGraph, weights: list[list[Tensor]] | None = None
     ) -> Float[Tensor, "points width_out"]:
-        """Features of the points, of `fiber_out`, from embedded inputs and what :meth:`edge_graph` gives;
+        """Features of the points, of `fiber_out`, from embedded inputs `x` and the `graph` of :meth:`edge_graph`;
         `weights`, where given, is filled with the attention weights of each layer and degree."""
         made = self.rearranged(self._parts())
         matrices = iter(made)
@@ -331,7 +337,7 @@ class Equiformer(nn.Module):
         )
 
     def edge_graph(self, edges: Edges, layout: Layout) -> EdgeGraph:
-        """What the layers need to know of each edge."""
+        """What the layers need to know of each of the `edges`, between the points of a `layout`."""
         with torch.autocast(edges.vectors.device.type, enabled=False):
             distance, rotation = self.edge_frame(edges.vectors)
             within = self.envelope(distance, self.valid_radius).to(self.dtype)

@@ -99,7 +99,14 @@ class EquiformerV2Arguments:
 
 
 class EquiformerV2(FromCheckpoint, PublishedModel):
-    """Energies of structures, and forces by a separate head, from atoms and their neighbours.
+    r"""Energies of structures, and forces by a separate head, from atoms and their neighbours (Liao et al. 2024, arXiv
+    2306.12059). In each layer, and at the end,
+
+    .. math:: x ← x + \mathrm{Attention}(\mathrm{norm}\,x), \qquad x ← x + \mathrm{FeedForward}(\mathrm{norm}\,x),
+        \qquad E = \frac{1}{\bar n} \sum_i \epsilon(\mathrm{norm}\,x_i),
+
+    with n̄ = `avg_num_nodes`. Lengths are in Å, results in the units that the weights were trained on; with the
+    normalisers of a checkpoint :meth:`predict` and :meth:`evaluate` give eV, eV/Å and eV/Å³, energies in float64.
 
     Arguments have the names, defaults and meanings of the official code (atomicarchitects/equiformer_v2), and
     parameters the names and shapes of its files, so that a published configuration can be pasted in. Where we differ:

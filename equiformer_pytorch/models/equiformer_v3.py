@@ -126,7 +126,13 @@ class EquiformerV3Arguments:
 
 class EquiformerV3(FromCheckpoint, PublishedModel):
     r"""Energies of structures; forces and stress by heads of their own, or (``direct_prediction=False``) as the
-    gradient of the energy, conservative.
+    gradient of the energy, conservative (Liao et al. 2026, arXiv 2604.09130). In each layer, and at the end,
+
+    .. math:: x ← x + \mathrm{Attention}(\mathrm{norm}\,x), \qquad x ← x + \mathrm{FeedForward}(\mathrm{norm}\,x),
+        \qquad E = \frac{1}{\bar n} \sum_i \epsilon(\mathrm{norm}\,x_i),
+
+    with n̄ = `avg_num_nodes`. Lengths are in Å, results in the units that the weights were trained on; with the
+    normalisers of a checkpoint :meth:`predict` and :meth:`evaluate` give eV, eV/Å and eV/Å³, energies in float64.
 
     Arguments have the names, defaults and meanings of the official code (atomicarchitects/equiformer_v3), and
     parameters the names and shapes of its files, so that a published configuration can be pasted in. Where we differ:

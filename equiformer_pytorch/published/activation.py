@@ -221,9 +221,12 @@ class Activation(ExactConstants):
     (EquiformerV2, section 4.4; EquiformerV3, SwiGLU-S².) Exactly equivariant are gate, square and gates2.
 
     Args:
-        integral: how harmonics on the grid are normalised, see :func:`~.sphere_grid.grid_matrices`.
+        name: one of the above, endings and beginnings combined; ``_mem`` at the end changes nothing.
+        max_degree, max_order: of the features.
+        resolution: latitudes and longitudes of the grid; None for gates, which need none.
+        order_major: whether the features are those of edges in their frames, or degree-major.
+        integral: how harmonics on the grid are normalised.
         dropout: of what comes out of the sigmoid, of φ(s) and of the samples, as published.
-        keep: (first, last + 1) of the degrees wanted, degree-major rows only.
     """
 
     def __init__(
@@ -254,6 +257,7 @@ class Activation(ExactConstants):
     def forward(
         self, x: Float[Tensor, "points rows channels"], scalars: Float[Tensor, "points scalars"]
     ) -> Float[Tensor, "points rows out"]:
+        """What becomes of the features `x`; `scalars` are the invariants s beside them."""
         if self.gate and self.max_degree == 0:
             return self._drop(F.silu(x))
         if self.gate:

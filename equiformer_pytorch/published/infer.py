@@ -68,7 +68,7 @@ def warn_untraced(names: str) -> None:
 
 
 def infer_v2(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of EquiformerV2."""
+    """Arguments of EquiformerV2 that `tensors`, its weights by name, tell; others have their defaults."""
     sizes = attention_sizes(tensors, "so2_conv_2", "so2_m_conv")
     lmax, hidden = sizes.pop("lmax"), sizes["attn_hidden_channels"]
     mmax = sizes.pop("mmax")
@@ -93,7 +93,7 @@ def infer_v2(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def infer_v3(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of EquiformerV3."""
+    """Arguments of EquiformerV3 that `tensors`, its weights by name, tell; others have their defaults."""
     sizes = attention_sizes(tensors, "so2_linear_2", "so2_m_linear")
     lmax, hidden = sizes["lmax"], sizes["attn_hidden_channels"]
     found = {**common(tensors), **sizes}

@@ -99,7 +99,13 @@ def equivariance_errors(
 ) -> dict[str, dict[str, float]]:
     r""":math:`\max|f(g x) - g f(x)| / \max|f(x)|` for random g, by kind of g and name of result.
 
-    See :func:`assert_equivariant` for the arguments. A result without entries other than zero has the error NaN.
+    A result without entries other than zero has the error NaN.
+
+    Args:
+        function, inputs, roles, outputs, under, seed: as of :func:`assert_equivariant`.
+
+    Raises:
+        ValueError: there is no such transformation; or it is not known how a tensor behaves.
     """
     unknown = sorted(set(under) - set(TRANSFORMATIONS))
     if unknown:

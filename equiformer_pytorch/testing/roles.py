@@ -23,6 +23,7 @@ class Role:
     """What the entries along `axis` are: for each (degree, channels) in turn 2·degree + 1 components in e3nn's real
     basis, channel last. Empty: invariant. Degree 1 is (x, y, z)."""
     axis: int = -1
+    """The axis that holds the components of the `degrees`."""
     points: tuple[int, ...] = ()
     """Axes that run over points."""
     edges: int | None = None
@@ -35,7 +36,7 @@ class Role:
     """Its entries are numbers of points; negative ones stand for none."""
 
     def by_degree(self, name: str, x: Tensor) -> dict[str, Tensor]:
-        """A tensor, or where it has several degrees the part of each, by name."""
+        """The tensor `x` by its `name`, or where it has several degrees the part of each by a name of its own."""
         if len(self.degrees) < 2:
             return {name: x}
         parts = x.split([(2 * degree + 1) * channels for degree, channels in self.degrees], dim=self.axis)
@@ -43,7 +44,7 @@ class Role:
 
     @staticmethod
     def of_degree(degree: int, *points: int) -> Role:
-        """Components of one degree in the last axis."""
+        """Components of one degree in the last axis; `points` are the axes that run over points."""
         return Role(((degree, 1),), points=points)
 
     @staticmethod

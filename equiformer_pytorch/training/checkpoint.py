@@ -13,12 +13,24 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """A kill at any moment leaves the old file or the new one."""
+    """Writes a checkpoint. A kill at any moment leaves the old file or the new one.
+
+    Args:
+        path: of the file.
+        content: tensors and plain values, in dicts and lists.
+    """
     write_saved(content, path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Tensors (on the CPU) and plain values only: loading runs no code of the file's."""
+    """Reads what :func:`save_checkpoint` wrote: tensors (on the CPU) and plain values. No code of the file's is run.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be read.
+    """
     try:
         return dict(read_saved(path))
     except FileNotFoundError as error:

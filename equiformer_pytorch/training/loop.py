@@ -38,24 +38,37 @@ class TrainSettings:
     """`batch_size` is per process and micro-batch: a step sees batch_size x accumulate x processes samples."""
 
     steps: int
+    """Of the whole run; the learning rate reaches zero with the last."""
     batch_size: int
+    """Samples of a process in one forward and backward pass."""
     accumulate: int
+    """Such passes per step."""
     warmup: int
+    """Steps over which the learning rate rises to its full value; a cosine follows."""
     clip: float
+    """Largest norm of the gradient of all parameters together."""
     ema: float
+    """Decay per step of the averaged weights; smaller in the first steps, (1 + n) / (10 + n) after n."""
     seed: int
+    """Of everything random."""
     validate_every: int
+    """Steps between two validations."""
     checkpoint_every: int
+    """Steps between two checkpoints."""
     max_seconds: float = math.inf
+    """After so long in this process the run stops, with a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the averaged model, steps done, and the signal that stopped it, if one did."""
+    """How a run ended."""
 
     ema: nn.Module
+    """The averaged model."""
     step: int
+    """Steps done, those before a resumption included."""
     stopped_by: signal.Signals | None
+    """The signal that stopped it, if one did."""
 
 
 def learning_rate(step: int, steps: int, warmup: int) -> float:
@@ -127,10 +140,11 @@ def train(
 
     Args:
         model: initialised alike in all processes.
-        loss_function: of the model and a collated batch; the mean over the samples of the batch. Of :class:`Pieces` it
-            is called for each, and the sum is the loss of the batch.
+        loss_function: of the model and a collated batch; the mean over the samples of the batch. Of a batch in
+            pieces (``equiformer_pytorch.training.loop.Pieces``, a list) it is called for each, and the sum is the loss.
         samples: a map-style dataset of at least steps x samples per step, e.g. a :class:`SampleStream`.
         optimizer: of the model's parameters, with the full learning rate.
+        settings: see :class:`TrainSettings`.
         accelerator: with `gradient_accumulation_steps=settings.accumulate`.
         folder: exists already.
         about: what a program must know to build the same model again; stored in the checkpoint.
@@ -142,6 +156,13 @@ def train(
     It stops early, with a checkpoint, after `settings.max_seconds` or on SIGINT or SIGTERM; the schedule is a function
     of the step alone, so resuming goes on as if nothing had been. Resumed with other `settings.steps`, a run goes on at
     the learning rate of a run of so many.
+
+    Returns:
+        How it ended, with the averaged model.
+
+    Raises:
+        CheckpointError: `resume` is of another model, or of another number of processes.
+        FloatingPointError: the loss is no longer finite.
     """
     step, seconds_before = (0, 0.0) if resume is None else (resume["step"], resume["seconds"])
     processes = accelerator.num_processes

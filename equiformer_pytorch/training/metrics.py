@@ -10,7 +10,11 @@ from pathlib import Path
 class MetricsFile:
     """Appends rows to a CSV file whose first column is the step.
 
-    Opening it at `step` drops the rows beyond: those of a killed run that its last checkpoint does not cover.
+    Args:
+        path: of the file.
+        columns: their names; the first is "step".
+        step: where the run is. Rows beyond are dropped: those of a killed run that its last checkpoint does not cover;
+            at 0 the file is begun anew.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
@@ -25,7 +29,11 @@ class MetricsFile:
         self._writer = csv.DictWriter(self._file, columns, restval="")
 
     def write(self, **row: float) -> None:
-        """Columns that are not given stay empty."""
+        """Append a `row`, values by column; columns that are not given stay empty.
+
+        Raises:
+            ValueError: there is no such column.
+        """
         self._writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
         self._file.flush()
 

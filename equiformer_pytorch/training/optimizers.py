@@ -71,7 +71,8 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of all parameters that have a gradient."""
+        """One step of all parameters that have a gradient; `closure`, where given, computes them and returns the loss,
+        which is then returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -33,6 +33,9 @@ class SampleStream(Dataset[Sample], Generic[Item, Sample]):
         draw: makes a sample of an item, taking all its randomness from the generator.
         length: how many samples the stream has.
         seed: of the order and of the generators.
+
+    Raises:
+        ValueError: there are no items.
     """
 
     def __init__(

@@ -34,7 +34,9 @@ class AttentionConfig:
     heads: tuple[int, ...]
     dim_head: tuple[int, ...]
     radial_dim: int
+    """Width of the embedding of edges."""
     attend_self: bool
+    """These and the following as in :class:`Equiformer`."""
     single_headed_kv: bool
     gate_attn_head_outputs: bool
     num_linear_attn_heads: int
@@ -62,6 +64,11 @@ class Attention(TakesMatrices):
 
     All maps of the points are one product, all orders of an edge another; where that would be mostly zeros, there is
     one product for each degree and order (:class:`PointMaps`, :class:`SO2Linear`).
+
+    Args:
+        fiber, fiber_out: of the features that come in and of those that go out, which may lack higher degrees.
+        config: what all layers of a model have in common.
+        logit_invariants: how many invariants z a subclass wants of each message.
     """
 
     def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig, *, logit_invariants: int = 0) -> None:

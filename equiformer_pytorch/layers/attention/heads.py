@@ -34,6 +34,12 @@ class Heads(ExactConstants):
     depend on the number of points.
 
     Has no parameters of its own: :meth:`build` takes the values and output maps of the degrees.
+
+    Args:
+        heads, key_heads, dim_head: of each degree: heads, those that have keys and values of their own, and their
+            channels.
+        plan: which degrees the heads are of.
+        dense: both maps are one matrix each, see :func:`is_dense`.
     """
 
     def __init__(

@@ -28,6 +28,9 @@ class L2DistAttention(Attention):
     with one learned factor a per head and channel of the message m. The term in :math:`q^2` is the same for all
     slots and left out; what the linear map of the point gives is :math:`a \odot q`. Squared, the distance is smooth
     where query and key meet; the published package takes the unsquared one, whose gradient there is not defined.
+
+    Args:
+        fiber, fiber_out, config: as in :class:`Attention`.
     """
 
     def __init__(self, fiber: Fiber, fiber_out: Fiber, config: AttentionConfig) -> None:

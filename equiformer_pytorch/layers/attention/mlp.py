@@ -26,6 +26,12 @@ class MLPAttention(Attention):
     With `attn_query` f takes :math:`q_i^h \odot \hat z_{ij}^h` instead: ẑ are all z of the message, normalised together
     (:func:`~equiformer_pytorch.layers.norm.normalised`; EquiformerV2 does so for each head, section 4.2), and the query
     q is a linear map of the receiver's invariants, about 1 at first: what z adds up of the two ends it cannot compare.
+
+    Args:
+        fiber, fiber_out, config: as in :class:`Attention`.
+        attn_leakyrelu_slope: a.
+        attn_hidden_dim_mult: invariants z per head.
+        attn_query: see above.
     """
 
     def __init__(

@@ -16,6 +16,10 @@ class TaylorLinearAttention(nn.Module):
 
     so that the sums over j are formed once per structure (Arora et al. 2023, section 5). Queries carry the usual
     factor dim_head^(-1/2). A sigmoid gate per head and channel follows, as in the published package.
+
+    Args:
+        dim: invariants of each point.
+        dim_head, heads: channels per head, and heads; heads · dim_head come out.
     """
 
     def __init__(self, dim: int, *, dim_head: int, heads: int) -> None:

@@ -54,8 +54,8 @@ class PotentialSettings(TrainingOptions):
     skip_damaged: bool = flag("leave out records that cannot be used, instead of stopping (always with --lazy)")
     checkpoint: str | None = option(
         None,
-        "go on from this potential: potential.pt of another run, or a file of an EquiformerV2 or EquiformerV3, which"
-        " decides the model and its cutoff; reference energies are fitted to the data anew",
+        "go on from this potential: potential.pt of another run, or a file of an EquiformerV2, EquiformerV3 or"
+        " ESCNMD, which decides the model and its cutoff; reference energies are fitted to the data anew",
         str,
         metavar="FILE",
     )

@@ -59,6 +59,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any) -> Iterator[Any]:
     """A tab; `problems` are what it complained of."""
     tab = browser.new_page()
+    tab.set_default_timeout(180_000)  # software draws the structures, slowly on a busy machine
     tab.problems = []
     tab.on("console", lambda said: said.type in ("error", "warning") and tab.problems.append(said.text))
     tab.on("pageerror", lambda error: tab.problems.append(str(error)))

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear, block_diagonal
-from equiformer_pytorch.so3.rows import component_degrees
 
 # Entries of a block-diagonal matrix of all degrees up to which it is one product; beyond, zeros cost too much.
 NARROW = 2**15
@@ -135,8 +134,6 @@ class JointProducts(_Maps):
             (c, [self._channels(k, degree) for k in range(len(maps))]) for degree, c in enumerate(self.fiber_in)
         ]
         self.groups = groups_of(channels if shapes is None else shapes)
-        for index, (low, high) in enumerate(self.groups):
-            self.constant(f"degree_{index}", component_degrees, low, high)
         self.group_sizes = [sum(self.fiber_in.sizes[low:high]) for low, high in self.groups]
 
     def _channels(self, place: int, degree: int) -> int:
@@ -148,15 +145,17 @@ class JointProducts(_Maps):
         return [self._channels(place, low) for place in range(len(self.maps))]
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Matrix and bias of what comes besides, if anything does, bias of the first group, and for each group one
-        matrix for each of its degrees."""
+        """Matrix and bias of what comes besides, if anything does; bias of the first group, if a map has one; and for
+        each group one matrix for each of its components."""
         given = self._weights(parameters)
         beside, beside_bias = [], []
         for (weights, of_map), ranges in zip(given, self.ranges, strict=True):
             beside += [weights[0][:, first:end] for first, end in ranges]
             beside_bias += [of_map[first:end] for first, end in ranges]
-        bias = torch.cat([of_map[:kept] for (_, of_map), kept in zip(given, self.kept, strict=True)])
-        matrices = []
+        matrices = [torch.cat(beside, dim=1), torch.cat(beside_bias)] if beside else []
+        if self.has_bias:
+            bias = torch.cat([of_map[:kept] for (_, of_map), kept in zip(given, self.kept, strict=True)])
+            matrices.append(F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, self.groups[0][1] ** 2 - 1)))
         for low, high in self.groups:
             of_degrees = []
             for degree in range(low, high):
@@ -165,13 +164,10 @@ class JointProducts(_Maps):
                     for place, (weights, _) in enumerate(given)
                     if self._channels(place, degree)
                 ]
-                of_degrees.append(
-                    torch.cat(parts, dim=1) if parts else given[0][0][0].new_zeros(self.fiber_in[degree], 0)
-                )
-            matrices.append(torch.stack(of_degrees))
-        components = self.groups[0][1] ** 2
-        bias = F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, components - 1))
-        return [*([torch.cat(beside, dim=1), torch.cat(beside_bias)] if beside else []), bias, *matrices]
+                of_degree = torch.cat(parts, dim=1) if parts else given[0][0][0].new_zeros(self.fiber_in[degree], 0)
+                of_degrees.append(of_degree.expand(2 * degree + 1, -1, -1))
+            matrices.append(torch.cat(of_degrees))
+        return matrices
 
     def split(self, x: Float[Tensor, "points width_in"]) -> list[Float[Tensor, "_components points _channels"]]:
         """A view of each group."""
@@ -189,15 +185,14 @@ class JointProducts(_Maps):
         if sum(self.besides):
             matrix, beside_bias, *matrices = matrices
             besides = iter(_split(torch.addmm(beside_bias, invariants, matrix), self.besides, 1))
-        bias, *products = matrices
+        bias, products = (matrices[:1], matrices[1:]) if self.has_bias else ((), matrices)
         none = invariants[:, :0]
         found: list[list[Tensor]] = [[] for _ in self.maps]
-        for index, (group, matrix, (low, _)) in enumerate(zip(groups, products, self.groups, strict=True)):
+        for group, matrix, (low, _) in zip(groups, products, self.groups, strict=True):
             widths = self._widths(low)
             if not sum(widths):
                 continue
-            matrix = matrix.index_select(0, self.get_buffer(f"degree_{index}"))
-            mapped = torch.baddbmm(bias, group, matrix) if index == 0 and self.has_bias else torch.bmm(group, matrix)
+            mapped = torch.baddbmm(bias[0], group, matrix) if low == 0 and bias else torch.bmm(group, matrix)
             parts = iter(_split(mapped, widths, 2))
             for of_map, width in zip(found, widths, strict=True):
                 if width:

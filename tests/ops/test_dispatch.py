@@ -74,7 +74,7 @@ def calls() -> dict[str, Callable[[], Any]]:
     logits = normal(*slots.shape[:2], 3)
     return {
         "attend": lambda: attend([normal(*slots.shape[:2], 8)], logits, empty, None, heads),
-        "gate_messages": lambda: gate_messages(normal(4, 3, 8), normal(4, 3, 2), None, None, 2),
+        "gate_messages": lambda: gate_messages(normal(4, 3, 8), normal(4, 3, 2), None, 2),
         "head_products": lambda: head_products(normal(4, 3, 8), normal(4, 10), heads),
         "head_sums": lambda: head_sums(normal(4, 3, 3), normal(4, 3, 8), heads),
         "gather_rotate": lambda: gather_rotate(*ends, graph, 1),

@@ -20,7 +20,8 @@ Part = tuple[Build, Sequence[Tensor]]
 Matrices = list[list[Tensor]]
 """What the functions of some parts give."""
 
-# Entries of the matrices of a part beyond which they are built anew in every call: the plan takes four or five bytes for each.
+# Entries of the matrices of a part beyond which they are built anew in every call: of each the plan takes four or five
+# bytes.
 LARGEST = 2**19
 
 
@@ -93,9 +94,7 @@ class Rearranged(ExactConstants):
             entries = self.gather(parameters) if traced(*parameters) else _Gathered.apply(self, *parameters)  # pyright: ignore[reportAssignmentType]
         views = iter(entries)
         made = {place: [next(views).view(shape) for shape in self.shapes[place]] for place in self.order}
-        return [
-            made[place] if place in made else build(parameters) for place, (build, parameters) in enumerate(parts)
-        ]
+        return [made[place] if place in made else build(parameters) for place, (build, parameters) in enumerate(parts)]
 
     def gather(self, parameters: Sequence[Tensor]) -> Sequence[Float[Tensor, " _entries"]]:
         """The entries of each matrix, in the order of the gathered parts, from the parameters in this order."""

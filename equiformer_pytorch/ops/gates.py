@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch.ops.dispatch import operation, written_out
+from equiformer_pytorch.ops.dispatch import operation, traced, written_out
 
 
 @operation
@@ -81,7 +81,7 @@ class _Gated(torch.autograd.Function):
         (slope, of_higher) = _apart(of_result[:, ctx.before :], ctx.degrees)
         products = _degree_sums(of_higher, higher, ctx.degrees)
         of_factors = products if of_factors is None else of_factors + products
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or traced(of_result):
             of_parts = silu_slope(slope, invariants), _degree_products(of_higher, factors, ctx.degrees)
             of_x, of_gates = torch.cat(of_parts, dim=-1), of_factors * (factors * (1 - factors))
         else:

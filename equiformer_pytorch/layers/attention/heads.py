@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.layers.joint import ungrouped
 from equiformer_pytorch.layers.linear import block_diagonal
+from equiformer_pytorch.ops.components import component_products
 from equiformer_pytorch.ops.heads import HeadPlan
 
 # Entries of the values of all heads in one matrix, zeros between the degrees, up to which that is one product.
@@ -84,5 +85,5 @@ class Heads(nn.Module):
             of_heads = torch.bmm(matrices[2 * index], matrices[2 * index + 1])
             of_components = of_heads.unflatten(0, (components, self.heads[low])).flatten(1, 2)
             by_head = part.view(part.shape[0], self.heads[low], components, self.channels)
-            outputs.append(torch.bmm(by_head.permute(2, 0, 1, 3).flatten(2), of_components))
+            outputs.append(component_products(by_head.transpose(1, 2).flatten(2), of_components)[0])
         return ungrouped(outputs)

@@ -130,7 +130,7 @@ class PointMaps(ExactConstants):
         if "own" in mapped:
             message, gates = mapped["own"].rows(), mapped["own"].besides
             if self.logit_invariants:
-                invariants, gates = gates.tensor_split([self.logit_invariants], dim=1)
+                invariants, gates = gates.split([self.logit_invariants, gates.shape[1] - self.logit_invariants], dim=1)
             message = gates.unflatten(1, (-1, self.channels)).sigmoid() * message
         gates = mapped["gates"].besides if "gates" in mapped else None
         query = None
@@ -166,13 +166,13 @@ class PointMaps(ExactConstants):
                 of_heads = part.split(self.channels, dim=2)
                 found += [F.pad(of_head.flatten(1), (before, after)) for of_head in of_heads]
             return torch.cat(found, dim=1)
-        return self._in_order([torch.cat(parts[low:high], dim=1).transpose(0, 1) for low, high in self.plan.groups])
+        return self._in_order([torch.cat(parts[low:high], dim=1) for low, high in self.plan.groups])
 
     def _in_order(
-        self, groups: Sequence[Float[Tensor, "_components points _channels"]]
+        self, groups: Sequence[Float[Tensor, "points _components _channels"]]
     ) -> Float[Tensor, "points features"]:
         """Heads before components."""
         found = []
         for part, (low, _) in zip(groups, self.plan.groups, strict=True):
-            found.append(part.unflatten(2, (self.heads[low], self.channels)).permute(1, 2, 0, 3).flatten(1))
+            found.append(part.unflatten(2, (self.heads[low], self.channels)).transpose(1, 2).flatten(1))
         return torch.cat(found, dim=1) if len(found) > 1 else found[0]

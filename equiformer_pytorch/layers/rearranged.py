@@ -124,7 +124,7 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor):
         plan = ctx.plan
         slope = plan.with_signs(torch.cat([of_matrix.reshape(-1) for of_matrix in slopes]))
-        found = slope.new_zeros(sum(plan.counts) + 1).index_add(0, plan.index, slope)[:-1].split(plan.counts)
+        found = slope.new_zeros(sum(plan.counts) + 1).index_add_(0, plan.index, slope)[:-1].split(plan.counts)
         return None, *(part.view(shape) for part, shape in zip(found, ctx.shapes, strict=True))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import cast
 
 import torch
@@ -18,7 +17,7 @@ from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narr
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.norm import Norm
 from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
-from equiformer_pytorch.so3.rows import degree_index
+from equiformer_pytorch.so3.rows import component_degrees
 
 
 def norm_columns(channels: Sequence[int]) -> Float64[Tensor, "width channels"]:
@@ -70,11 +69,11 @@ class FeedForward(TakesMatrices):
             shapes = list(
                 zip(self.fiber_in, self.hidden, (*self.project_out.fiber_out, *[0] * len(fiber)), strict=False)
             )
-            # The gate of each component, as in the narrow layer.
-            ends = list(accumulate(self.hidden))
-            gates = [(ends[degree] - self.hidden[degree], ends[degree]) for degree in degree_index(len(fiber) - 1)]
-            self.inner = JointProducts([self.project_in], {0: (self.hidden[0], gates)}, shapes=shapes)
+            every = (0, sum(self.hidden))
+            self.inner = JointProducts([self.project_in], {0: (self.hidden[0], [every])}, shapes=shapes)
             self.outer = JointProducts([self.project_out], shapes=shapes)
+            for index, (low, high) in enumerate(self.inner.groups):
+                self.constant(f"degree_{index}", component_degrees, low, high)
         if include_htype_norms:
             self.constant("of_norm", norm_columns, tuple(fiber))
 
@@ -105,8 +104,13 @@ class FeedForward(TakesMatrices):
             return outer(gated(hidden), for_outer)[0]
         inner, outer = cast(JointProducts, inner), cast(JointProducts, outer)
         (hidden,) = inner(inner.split(x), for_inner)
-        gates = outer.split(hidden.besides.sigmoid())
-        activated = [group * of_group for group, of_group in zip(hidden.groups, gates, strict=True)]
+        gates = hidden.besides.sigmoid()
+        activated = []
+        for index, (group, (low, high)) in enumerate(zip(hidden.groups, inner.groups, strict=True)):
+            first, channels = sum(self.hidden[:low]), self.hidden[low]
+            of_degrees = gates if len(hidden.groups) == 1 else gates[:, first : first + (high - low) * channels]
+            of_degrees = of_degrees.unflatten(1, (-1, channels))
+            activated.append(group * of_degrees.index_select(1, self.get_buffer(f"degree_{index}")))
         return ungrouped(outer(activated, for_outer)[0].groups)
 
     def _with_norms(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "points width_in"]:

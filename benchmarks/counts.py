@@ -131,11 +131,11 @@ def cases() -> list[Case]:
     """Those of docs/performance.md."""
     torch.manual_seed(0)
     own = {
-        "seed's first example, MLP": (SEED | {"l2_dist_attention": False}, 128, 660, 527),
-        "seed's first example, L2": (SEED, 128, 670, 552),
-        "dim 64, heads 4 × 16, 16 neighbours, MLP": (FEWER_HEADS | {"l2_dist_attention": False}, 128, 570, 267),
-        "dim 64, heads 4 × 16, 16 neighbours, L2": (FEWER_HEADS, 128, 595, 308),
-        "dims (16, 8, 8, 8), 6 neighbours, L2": (UNEVEN, 192, 670, 147),
+        "seed's first example, MLP": (SEED | {"l2_dist_attention": False}, 128, 640, 520),
+        "seed's first example, L2": (SEED, 128, 650, 545),
+        "dim 64, heads 4 × 16, 16 neighbours, MLP": (FEWER_HEADS | {"l2_dist_attention": False}, 128, 490, 257),
+        "dim 64, heads 4 × 16, 16 neighbours, L2": (FEWER_HEADS, 128, 515, 296),
+        "dims (16, 8, 8, 8), 6 neighbours, L2": (UNEVEN, 192, 565, 147),
     }
     found = [
         Case(what, lambda a=arguments: Equiformer(**a), _points(points), operations, megabytes, 3)
@@ -145,8 +145,8 @@ def cases() -> list[Case]:
     gradient = V3 | {"direct_prediction": False, "num_layers": 1, "num_channels": 16, "ffn_hidden_channels": 16}
     return [
         *found,
-        Case("potential, edges given", lambda: EquiformerPotential(**potential), _crystal(True), 2500, 215, 1),
-        Case("potential", lambda: EquiformerPotential(**potential), _crystal(False), 2850, 480, 8),
+        Case("potential, edges given", lambda: EquiformerPotential(**potential), _crystal(True), 2300, 212, 1),
+        Case("potential", lambda: EquiformerPotential(**potential), _crystal(False), 2650, 470, 8),
         Case("V2, edges given", lambda: EquiformerV2(**V2), _crystal(True), 6700, 5850, 1),
         Case("V3, gradient forces, edges given", lambda: EquiformerV3(**gradient), _crystal(True), 4500, 1800, 1),
         Case("V3, gradient forces", lambda: EquiformerV3(**gradient), _crystal(False), 4800, 1800, 8),

@@ -99,15 +99,15 @@ class Rotation:
 
 
 def edge_lengths(vectors: Float[Tensor, "edges 3"]) -> tuple[Tensor, Tensor, Bool[Tensor, "edges 1"]]:
-    """Distances (edges,), directions (edges, 3), and which edges have one.
+    """Distances (edges,), directions (edges, 3), and which edges have none.
 
     An edge of zero length, or one so short that its square underflows, has none: its distance is zero with zero
     gradient, and so is its direction.
     """
     square = (vectors * vectors).sum(-1, keepdim=True)
-    directed = square > torch.finfo(vectors.dtype).tiny
-    length = torch.where(directed, square, 1.0).sqrt()
-    return torch.where(directed, length, 0.0).squeeze(-1), vectors / length, directed
+    undirected = ~(square > torch.finfo(vectors.dtype).tiny)
+    length = square.masked_fill(undirected, 1).sqrt()
+    return length.masked_fill(undirected, 0).squeeze(-1), vectors / length, undirected
 
 
 class EdgeFrames(ExactConstants):
@@ -166,7 +166,7 @@ class EdgeFrames(ExactConstants):
             turned: the vectors whose rotations are wanted, where they are cut out of the graph of `vectors`.
         """
         dtype = vectors.dtype
-        distance, direction, directed = edge_lengths(vectors)
+        distance, direction, undirected = edge_lengths(vectors)
         if turned is not None or (self.max_degree > self.widen_above and dtype != torch.float64):
             turned = vectors if turned is None else turned
             turned = turned.double() if self.max_degree > self.widen_above else turned
@@ -178,26 +178,27 @@ class EdgeFrames(ExactConstants):
             row = frames[:, 1]
             direction = row if frames.requires_grad else row + (direction - direction.detach())
         axis, below = half_turn_to_y(direction, self.cast("charts", direction.dtype))
-        blocks = self._half_turns(axis, below, directed.squeeze(-1))
+        blocks = self._half_turns(axis, below, undirected.squeeze(-1))
         if frames is not None and self.max_order > 0:
             blocks = self._roll(blocks, frames, axis if frames.requires_grad else axis.detach(), below)
         rows_below = {degrees: self.cast(f"below_{degrees}", torch.long) for degrees in self.inside}
         return distance, Rotation(self.spans, self.max_order, tuple(block.to(dtype) for block in blocks), rows_below)
 
     def _half_turns(
-        self, axis: Float[Tensor, "edges 3"], below: Int[Tensor, " edges"], directed: Bool[Tensor, " edges"]
+        self, axis: Float[Tensor, "edges 3"], below: Int[Tensor, " edges"], undirected: Bool[Tensor, " edges"]
     ) -> list[Float[Tensor, "edges _rows _columns"]]:
         """Polynomials of the axes; edges below the horizon are turned by π about x first."""
         dtype = axis.dtype
         products = [self.cast(f"product_{degree}", dtype) for degree in self.products]
         harmonics = even_harmonics(axis, self.cast("quadratic", dtype), products)
-        case = torch.where(directed, below, 2)
+        case = below.masked_fill(undirected, 2)
         blocks = []
         for index in range(len(self.spans)):
             coefficients = self.cast(f"coefficients_{index}", dtype)
             factor = self.cast(f"factors_{index}", dtype).index_select(0, case)
-            block = (harmonics[:, : coefficients.shape[0]] @ coefficients).unflatten(1, (-1, factor.shape[1]))
-            blocks.append(block * factor[:, None])
+            constant, coefficients = coefficients[0], coefficients[1:]
+            block = torch.addmm(constant, harmonics[:, : coefficients.shape[0]], coefficients)
+            blocks.append(block.unflatten(1, (-1, factor.shape[1])) * factor[:, None])
         return blocks
 
     def _roll(

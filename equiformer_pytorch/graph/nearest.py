@@ -86,8 +86,11 @@ def find_neighbours(
     pieces = []
     for (start, chosen, _), number in zip(found, numbers, strict=True):
         structure, receiver, sender = places(chosen, number)
-        before = structure * columns
-        pieces.append((before + start + receiver if start else before + receiver, before + sender))
+        receiver = start + receiver if start else receiver
+        if rows > 1:
+            before = structure * columns
+            receiver, sender = before + receiver, before + sender
+        pieces.append((receiver, sender))
     receiver, sender = pieces[0]
     if len(pieces) > 1:
         receiver, sender = (torch.cat(parts) for parts in zip(*pieces, strict=True))

@@ -116,8 +116,8 @@ class FeedForward(TakesMatrices):
         for index, (group, (low, high)) in enumerate(zip(hidden.groups, inner.groups, strict=True)):
             first, channels = sum(self.hidden[:low]), self.hidden[low]
             of_degrees = gates if len(hidden.groups) == 1 else gates[:, first : first + (high - low) * channels]
-            of_degrees = of_degrees.unflatten(1, (-1, channels)).transpose(0, 1)
-            activated.append(group * of_degrees.index_select(0, self.get_buffer(f"degree_{index}")))
+            of_degrees = of_degrees.unflatten(1, (-1, channels))
+            activated.append(group * of_degrees.index_select(1, self.get_buffer(f"degree_{index}")))
         return ungrouped(outer(activated, for_outer)[0].groups)
 
     def _with_norms(self, x: Float[Tensor, "points width"]) -> Float[Tensor, "points width_in"]:

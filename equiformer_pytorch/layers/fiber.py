@@ -51,6 +51,8 @@ class Fiber(tuple[int, ...]):
 
 def join(parts: Sequence[Float[Tensor, "points _order _channels"]]) -> Float[Tensor, "points width"]:
     """The inverse of :meth:`Fiber.split`."""
+    if len(parts) == 1:
+        return parts[0].flatten(1)
     if len({part.shape[-1] for part in parts}) == 1:
         return torch.cat(list(parts), dim=1).flatten(1)
     return torch.cat([part.flatten(1) for part in parts], dim=-1)

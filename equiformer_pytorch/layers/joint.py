@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.linear import Linear, block_diagonal
-from equiformer_pytorch.so3.rows import component_degrees
+from equiformer_pytorch.ops.components import component_products
 
 # Entries of a block-diagonal matrix of all degrees up to which it is one product; beyond, zeros cost too much.
 NARROW = 2**15
@@ -94,16 +94,14 @@ class JointProduct(_Maps):
 class Mapped(NamedTuple):
     """What a map gives in :class:`JointProducts`."""
 
-    groups: list[Float[Tensor, "_components points _channels"]]
+    groups: list[Float[Tensor, "points _components _channels"]]
     """Of the degrees of each group."""
     besides: Float[Tensor, "points channels"]
     """Further channels of degree 0."""
 
     def rows(self) -> Float[Tensor, "points components channels"]:
         """All degrees, where all have the same channels."""
-        if len(self.groups) == 1:
-            return self.groups[0].transpose(0, 1)
-        return torch.cat([group.transpose(0, 1) for group in self.groups], dim=1)
+        return torch.cat(self.groups, dim=1) if len(self.groups) > 1 else self.groups[0]
 
 
 class JointProducts(_Maps):
@@ -135,9 +133,9 @@ class JointProducts(_Maps):
             (c, [self._channels(k, degree) for k in range(len(maps))]) for degree, c in enumerate(self.fiber_in)
         ]
         self.groups = groups_of(channels if shapes is None else shapes)
-        for index, (low, high) in enumerate(self.groups):
-            self.constant(f"degree_{index}", component_degrees, low, high)
         self.group_sizes = [sum(self.fiber_in.sizes[low:high]) for low, high in self.groups]
+        # Where degree 0 is a group of its own, what comes besides is a part of its product.
+        self.apart = sum(self.besides) > 0 and self.groups[0] != (0, 1)
 
     def _channels(self, place: int, degree: int) -> int:
         """Channels of a degree that are not besides."""
@@ -148,15 +146,19 @@ class JointProducts(_Maps):
         return [self._channels(place, low) for place in range(len(self.maps))]
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Matrix and bias of what comes besides, if anything does, bias of the first group, and for each group one
-        matrix for each of its degrees."""
+        """Matrix and bias of what comes besides, if that is a product of its own; bias of the first group; for each
+        group one matrix for each of its components. Biases are there if a map has one."""
         given = self._weights(parameters)
-        beside, beside_bias = [], []
-        for (weights, of_map), ranges in zip(given, self.ranges, strict=True):
-            beside += [weights[0][:, first:end] for first, end in ranges]
-            beside_bias += [of_map[first:end] for first, end in ranges]
-        bias = torch.cat([of_map[:kept] for (_, of_map), kept in zip(given, self.kept, strict=True)])
-        matrices = []
+        beside = [weights[0][:, a:b] for (weights, _), of in zip(given, self.ranges, strict=True) for a, b in of]
+        beside_bias = [bias[a:b] for (_, bias), of in zip(given, self.ranges, strict=True) for a, b in of]
+        bias = [bias[:kept] for (_, bias), kept in zip(given, self.kept, strict=True)]
+        found = []
+        if self.apart:
+            found = [torch.cat(beside, dim=1), *([torch.cat(beside_bias)] if self.has_bias else [])]
+            beside, beside_bias = [], []
+        if self.has_bias:
+            components = self.groups[0][1] ** 2
+            found.append(F.pad(torch.cat([*bias, *beside_bias])[None, None], (0, 0, 0, components - 1)))
         for low, high in self.groups:
             of_degrees = []
             for degree in range(low, high):
@@ -165,44 +167,45 @@ class JointProducts(_Maps):
                     for place, (weights, _) in enumerate(given)
                     if self._channels(place, degree)
                 ]
-                of_degrees.append(
-                    torch.cat(parts, dim=1) if parts else given[0][0][0].new_zeros(self.fiber_in[degree], 0)
-                )
-            matrices.append(torch.stack(of_degrees))
-        components = self.groups[0][1] ** 2
-        bias = F.pad(bias.expand(1, 1, -1), (0, 0, 0, 0, 0, components - 1))
-        return [*([torch.cat(beside, dim=1), torch.cat(beside_bias)] if beside else []), bias, *matrices]
+                parts += beside if degree == 0 else []
+                of_degree = torch.cat(parts, dim=1) if parts else given[0][0][0].new_zeros(self.fiber_in[degree], 0)
+                of_degrees.append(of_degree.expand(2 * degree + 1, -1, -1))
+            found.append(torch.cat(of_degrees))
+        return found
 
-    def split(self, x: Float[Tensor, "points width_in"]) -> list[Float[Tensor, "_components points _channels"]]:
+    def split(self, x: Float[Tensor, "points width_in"]) -> list[Float[Tensor, "points _components _channels"]]:
         """A view of each group."""
         parts = x.split(self.group_sizes, dim=1) if len(self.groups) > 1 else (x,)
-        return [
-            part.unflatten(1, (-1, self.fiber_in[low])).transpose(0, 1)
-            for part, (low, _) in zip(parts, self.groups, strict=True)
-        ]
+        return [part.unflatten(1, (-1, self.fiber_in[low])) for part, (low, _) in zip(parts, self.groups, strict=True)]
 
     def forward(
-        self, groups: Sequence[Float[Tensor, "_components points _channels"]], matrices: Sequence[Tensor]
+        self, groups: Sequence[Float[Tensor, "points _components _channels"]], matrices: Sequence[Tensor]
     ) -> list[Mapped]:
         """The maps of the groups of a feature, with the matrices of :meth:`build`."""
-        invariants, besides = groups[0][0], iter(())
-        if sum(self.besides):
-            matrix, beside_bias, *matrices = matrices
-            besides = iter(_split(torch.addmm(beside_bias, invariants, matrix), self.besides, 1))
-        bias, *products = matrices
-        none = invariants[:, :0]
+        given = list(matrices)
+        beside = given.pop(0) if self.apart else None
+        beside_bias = given.pop(0) if self.apart and self.has_bias else None
+        bias = given.pop(0) if self.has_bias else None
+        none = groups[0][:, 0, :0]
         found: list[list[Tensor]] = [[] for _ in self.maps]
-        for index, (group, matrix, (low, _)) in enumerate(zip(groups, products, self.groups, strict=True)):
+        besides: Sequence[Tensor] = ()
+        for group, matrix, (low, _) in zip(groups, given, self.groups, strict=True):
             widths = self._widths(low)
-            if not sum(widths):
+            if low == 0:
+                mapped, others = component_products(group, matrix, bias, beside, beside_bias)
+                parts = _split(mapped, widths if self.apart else [*widths, *self.besides], 2)
+                own = [part.squeeze(1) for part in parts[sum(width > 0 for width in widths) :]]
+                besides = own if others is None else _split(others, self.besides, 1)
+            elif sum(widths):
+                parts = _split(component_products(group, matrix)[0], widths, 2)
+            else:
                 continue
-            matrix = matrix.index_select(0, self.get_buffer(f"degree_{index}"))
-            mapped = torch.baddbmm(bias, group, matrix) if index == 0 and self.has_bias else torch.bmm(group, matrix)
-            parts = iter(_split(mapped, widths, 2))
+            rest = iter(parts)
             for of_map, width in zip(found, widths, strict=True):
                 if width:
-                    of_map.append(next(parts))
-        return [Mapped(of_map, next(besides) if k else none) for of_map, k in zip(found, self.besides, strict=True)]
+                    of_map.append(next(rest))
+        others = iter(besides)
+        return [Mapped(of_map, next(others) if k else none) for of_map, k in zip(found, self.besides, strict=True)]
 
 
 def _split(x: Tensor, widths: Sequence[int], dim: int) -> Sequence[Tensor]:
@@ -222,8 +225,7 @@ def groups_of(shapes: Sequence[object]) -> list[tuple[int, int]]:
     return [(low, high) for low, high in groups]
 
 
-def ungrouped(groups: Sequence[Float[Tensor, "_components points _channels"]]) -> Float[Tensor, "points width"]:
+def ungrouped(groups: Sequence[Float[Tensor, "points _components _channels"]]) -> Float[Tensor, "points width"]:
     """One feature, degree-major, of its groups."""
-    if len(groups) == 1:
-        return groups[0].transpose(0, 1).flatten(1)
-    return torch.cat([group.transpose(0, 1).flatten(1) for group in groups], dim=1)
+    flat = [group.flatten(1) for group in groups]
+    return torch.cat(flat, dim=1) if len(flat) > 1 else flat[0]

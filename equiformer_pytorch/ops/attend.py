@@ -40,6 +40,7 @@ def attend(
     Args:
         messages: parts of the slots, one after the other.
         compared: the logits, or what gives them from the messages.
+        gates: of each head, before the sigmoid, if heads have one.
         plan: of the sums and of the queries.
 
     Returns:
@@ -47,6 +48,7 @@ def attend(
     """
     if written_out(*messages):
         joined = _joined(messages)
+        gates = None if gates is None else gates.sigmoid()
         weights, shares = slot_softmax(_logits(joined, compared, plan), slots, gates)
         return head_sums(weights.to(joined.dtype), joined, plan), shares
     form = _Form(plan, isinstance(compared, Distances), tuple(part.shape[1] for part in messages))
@@ -92,30 +94,32 @@ class _Attend(torch.autograd.Function):
         compared, slots, gates = form.opened(given)
         messages = _joined(parts)
         logits = _logits(messages, compared, form.plan)
-        weights, shares = slot_softmax(logits, slots, gates)
+        factors = None if gates is None else gates.sigmoid()
+        weights, shares = slot_softmax(logits, slots, factors)
         of_slots = form.distances and any(ctx.needs_input_grad[1:4])
         ctx.form = form
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(messages, shares, logits if of_slots else None, *given)
+        ctx.save_for_backward(messages, weights, shares, factors, logits if of_slots else None, *given)
         sums = head_sums(weights, messages, form.plan)
         return sums, shares, logits if of_slots else None, messages if len(parts) > 1 else None
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor | None):
-        form, (messages, shares, logits, *given) = ctx.form, ctx.saved_tensors
+        form, (messages, weights, shares, factors, logits, *given) = ctx.form, ctx.saved_tensors
         compared, slots, gates = form.opened(given)
         _, *wanted = needed(ctx, (False, *(tensor is not None for tensor in given), *(True for _ in form.sizes)))
+        if torch.is_grad_enabled():  # for the next derivative they must hang on what is given
+            factors = None if gates is None else gates.sigmoid()
+            weights = shares * slot_factors(slots, factors)
         of_sums, of_shares, of_logits, of_messages = slopes
         if of_sums is None:
             of_sums = messages.new_zeros(messages.shape[0], form.plan.widths()[2])
         of_weights = contracted(WEIGHTS, form.plan, messages, of_sums)
         logits = compared if isinstance(compared, Tensor) else logits
-        factor = slot_factors(slots, gates)
         of_softmax, *found = softmax_slopes(
-            of_weights, of_shares, shares, logits, slots, gates, factor, any(wanted[:3])
+            of_weights, of_shares, weights, shares, logits, slots, factors, any(wanted[:3])
         )
         of_logits = of_softmax if of_logits is None else of_softmax + of_logits
-        weights = shares * factor
         if isinstance(compared, Distances):
             of_logits = of_logits * compared.scale
             of_parts = _slopes_of_parts(form, of_sums, messages, weights, of_logits, compared)

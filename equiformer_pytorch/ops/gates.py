@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from equiformer_pytorch.ops.dispatch import operation, written_out
+from equiformer_pytorch.ops.dispatch import operation, traced, written_out
 
 
 @operation
@@ -18,19 +18,16 @@ def gate_messages(
     messages: Float[Tensor, "receivers edges components_channels"],
     gates: Float[Tensor, "receivers edges higher_degrees_channels"],
     own: Float[Tensor, "receivers components_channels"] | None,
-    own_gates: Float[Tensor, "receivers higher_degrees_channels"] | None,
     degrees: int,
 ) -> Float[Tensor, "receivers slots components_channels"]:
-    r""":math:`m_0\,\sigma(m_0)` and :math:`m_l\,\sigma(g_l)` channel by channel, those of the receiver itself first, if
-    any; derivatives of any order. Neither the gates of the components nor the parts before they are joined are kept.
+    r""":math:`m_0\,\sigma(m_0)` and :math:`m_l\,\sigma(g_l)` channel by channel, after the message of the receiver to
+    itself, if any, as it is; derivatives of any order. Neither the gates of the components nor the parts before they
+    are joined are kept.
     """
     if written_out(messages, gates):
         gated = _plain(messages, gates, degrees)
-        if own is None or own_gates is None:
-            return gated
-        return torch.cat((_plain(own, own_gates, degrees)[:, None], gated), dim=1)
-    given = () if own is None or own_gates is None else (own[:, None], own_gates[:, None])
-    return _Gated.apply(degrees, *given, messages, gates)  # pyright: ignore[reportReturnType]
+        return gated if own is None else torch.cat((own[:, None], gated), dim=1)
+    return _Gated.apply(degrees, messages, gates, own)[0]  # pyright: ignore[reportOptionalSubscript]
 
 
 def silu_slope(slope: Float[Tensor, "*points"], x: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
@@ -54,43 +51,46 @@ def _apart(x: Tensor, degrees: int) -> tuple[Tensor, Tensor]:
 
 
 class _Gated(torch.autograd.Function):
-    """Of :func:`gate_messages`: messages and gates, one pair or two, side by side."""
+    """Of :func:`gate_messages`. The sigmoids are a result, too: the gradient is a function of them, through which the
+    next order goes."""
 
     @staticmethod
-    def forward(ctx: Any, degrees: int, *tensors: Tensor) -> Tensor:
-        ctx.degrees = degrees
-        ctx.save_for_backward(*tensors)
-        rows, _, width = tensors[0].shape
-        result = tensors[0].new_empty(rows, sum(x.shape[1] for x in tensors[::2]), width)
-        for x, gates, part in _Gated.parts(tensors, result):
-            (invariants, higher), (of_invariants, of_higher) = _apart(x, degrees), _apart(part, degrees)
-            torch.ops.aten.silu.out(invariants, out=of_invariants)
-            _write_scaled(higher, gates.sigmoid(), degrees, of_higher)
-        return result
+    def forward(
+        ctx: Any, degrees: int, x: Tensor, gates: Tensor, own: Tensor | None
+    ) -> tuple[Tensor, Float[Tensor, "receivers edges higher_degrees_channels"]]:
+        before = 0 if own is None else 1
+        result = x.new_empty(x.shape[0], before + x.shape[1], x.shape[2])
+        if own is not None:
+            result[:, 0].copy_(own)
+        (invariants, higher), (of_invariants, of_higher) = _apart(x, degrees), _apart(result[:, before:], degrees)
+        factors = gates.sigmoid()
+        torch.ops.aten.silu.out(invariants, out=of_invariants)
+        _write_scaled(higher, factors, degrees, of_higher)
+        ctx.degrees, ctx.before = degrees, before
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, factors)
+        return result, factors
 
     @staticmethod
-    def parts(tensors: tuple[Tensor, ...], joined: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Messages, gates, and what is theirs of what is joined."""
-        pieces = joined.split([x.shape[1] for x in tensors[::2]], dim=1)
-        return zip(tensors[::2], tensors[1::2], pieces, strict=True)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor):
-        found: list[Tensor] = []
-        for x, gates, slope in _Gated.parts(ctx.saved_tensors, slopes[0]):
-            (invariants, higher), (slope, of_higher) = _apart(x, ctx.degrees), _apart(slope, ctx.degrees)
-            factors = gates.sigmoid()
-            of_factors = _degree_sums(of_higher, higher, ctx.degrees)
-            if torch.is_grad_enabled():
-                of_parts = silu_slope(slope, invariants), _degree_products(of_higher, factors, ctx.degrees)
-                found += [torch.cat(of_parts, dim=-1), of_factors * (factors * (1 - factors))]
-                continue
+    def backward(ctx: Any, *slopes: Tensor | None):
+        x, factors = ctx.saved_tensors
+        of_result, of_factors = slopes
+        if of_result is None:
+            of_result = x.new_zeros(x.shape[0], ctx.before + x.shape[1], x.shape[2])
+        (invariants, higher) = _apart(x, ctx.degrees)
+        (slope, of_higher) = _apart(of_result[:, ctx.before :], ctx.degrees)
+        products = _degree_sums(of_higher, higher, ctx.degrees)
+        of_factors = products if of_factors is None else of_factors + products
+        if torch.is_grad_enabled() or traced(of_result):
+            of_parts = silu_slope(slope, invariants), _degree_products(of_higher, factors, ctx.degrees)
+            of_x, of_gates = torch.cat(of_parts, dim=-1), of_factors * (factors * (1 - factors))
+        else:
             of_x = x.new_empty(x.shape)
-            part, rest = _apart(of_x, ctx.degrees)
-            torch.ops.aten.silu_backward.grad_input(slope, invariants, grad_input=part)
-            _write_scaled(of_higher, factors, ctx.degrees, rest)
-            found += [of_x, torch.ops.aten.sigmoid_backward(of_factors, factors)]
-        return None, *found
+            of_invariants, of_components = _apart(of_x, ctx.degrees)
+            torch.ops.aten.silu_backward.grad_input(slope, invariants, grad_input=of_invariants)
+            _write_scaled(of_higher, factors, ctx.degrees, of_components)
+            of_gates = torch.ops.aten.sigmoid_backward(of_factors, factors)
+        return None, of_x, of_gates, of_result[:, 0] if ctx.before else None
 
 
 def _degree_products(x: Tensor, factors: Tensor, degrees: int) -> Tensor:

@@ -52,7 +52,7 @@ class _SumOfEnds(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor):
         graph, slope = ctx.graph, slopes[0]
-        of_sender = slope.new_zeros(ctx.points, *slope.shape[1:]).index_add(0, graph.senders, slope)
+        of_sender = slope.new_zeros(ctx.points, *slope.shape[1:]).index_add_(0, graph.senders, slope)
         if graph.table is not None and graph.table.index is None:
             return None, of_sender, graph.table.spread(slope).sum(1)
         return None, of_sender, graph.sum_receivers(slope)

@@ -48,27 +48,31 @@ def slot_factors(
 def softmax_slopes(
     of_weights: Float[Tensor, "receivers slots heads"],
     of_shares: Float[Tensor, "receivers slots heads"] | None,
+    weights: Float[Tensor, "receivers slots heads"],
     shares: Float[Tensor, "receivers slots heads"],
     logits: Float[Tensor, "receivers slots heads"] | None,
     slots: Slots,
     gates: Float[Tensor, "receivers heads"] | None,
-    factor: Float[Tensor, "receivers slots heads_or_one"],
     by_slots: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of logits, slots (three, None unless they are wanted) and gates, from those of what
-    :func:`slot_softmax` gives; differentiable. `factor` is that of :func:`slot_factors`; the logits are needed for the
-    gradients of the slots."""
-    of_exponents = of_weights * factor
-    of_exponents = of_exponents if of_shares is None else of_exponents + of_shares
-    of_exponents = torch.ops.aten._softmax_backward_data(of_exponents, shares, 1, shares.dtype)
+    """The gradients of logits, slots (three, None unless they are wanted) and of what the gates are the sigmoids of,
+    from those of what :func:`slot_softmax` gives; differentiable. The logits are needed for the gradients of the
+    slots."""
+    products = of_weights * weights
+    sums = products.sum(1, keepdim=True)
+    of_exponents = torch.addcmul(products, shares, sums, value=-1)
+    if of_shares is not None:
+        of_exponents = of_exponents + torch.ops.aten._softmax_backward_data(of_shares, shares, 1, shares.dtype)
     of_centred = of_exponents * slots.envelope
     totals = of_centred.sum(1, keepdim=True)
-    products = of_weights * shares
-    of_gates = None if gates is None else torch.bmm(slots.envelope.mT, products).squeeze(1)
+    of_gates = None
+    if gates is not None:
+        of_gates = torch.addcmul(sums.squeeze(1), sums.squeeze(1), gates, value=-1)
     of_envelope = of_log_envelope = of_minus_share = None
     if by_slots and logits is not None:
         centred = logits + torch.bmm(slots.minus_share.mT, logits)
-        of_factor = products.sum(2, keepdim=True) if gates is None else torch.bmm(products, gates[:, :, None])
+        of_factors = of_weights * shares
+        of_factor = of_factors.sum(2, keepdim=True) if gates is None else torch.bmm(of_factors, gates[:, :, None])
         of_envelope = of_factor + (of_exponents * centred).sum(2, keepdim=True)
         of_log_envelope = of_exponents.sum(2, keepdim=True)
         of_minus_share = torch.bmm(logits, totals.mT)

@@ -97,7 +97,7 @@ def even_harmonics(
     quadratic: Float[Tensor, "nine five"],
     products: Sequence[Float[Tensor, "_pairs _orders"]],
 ) -> Float[Tensor, "points coefficients"]:
-    r"""The even degrees of :func:`spherical_harmonics`, 0, 2 … 2 + 2·len(products), in a few large operations:
+    r"""The even degrees of :func:`spherical_harmonics` above 0, 2 … 2 + 2·len(products), in a few large operations:
     :math:`Y_2 = \mathrm{vec}(n n^T)\,Q`, then :math:`Y_l = (Y_{l-2} \otimes Y_2)\,C_l`.
 
     Args:
@@ -105,10 +105,10 @@ def even_harmonics(
         quadratic: :func:`quadratic_form` and products: :func:`stretched_product` of degrees 4, 6 …, both in that dtype.
     """
     two = (directions[:, :, None] * directions[:, None]).flatten(1) @ quadratic
-    levels = [directions.new_ones(()).expand(two.shape[0], 1), two]
+    levels = [two]
     for matrix in products:
         levels.append((levels[-1][:, :, None] * two[:, None]).flatten(1) @ matrix)
-    return torch.cat(levels, dim=1)
+    return torch.cat(levels, dim=1) if len(levels) > 1 else two
 
 
 def quadratic_form() -> Float64[Tensor, "nine five"]:

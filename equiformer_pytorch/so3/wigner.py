@@ -80,5 +80,5 @@ def half_turn_to_y(
         charts: :func:`half_turn_charts`, in the dtype of the directions.
     """
     below = (directions[:, 1] < 0).long()
-    together = directions * charts.index_select(0, below) + charts[2]
+    together = torch.addcmul(charts[2], directions, charts.index_select(0, below))
     return together * (2 * together[:, 1:2]).rsqrt(), below

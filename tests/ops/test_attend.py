@@ -42,7 +42,7 @@ def case(
         compared = [normal(receivers, features, seed=1), normal(columns, heads, seed=2), normal(heads, seed=3).abs()]
     messages = normal(receivers, count, columns, seed=4)
     parts = [messages[:, :1], messages[:, 1:]] if own else [messages]
-    gates = [normal(receivers, heads, seed=5).sigmoid()] if gated else []
+    gates = [normal(receivers, heads, seed=5)] if gated else []
     return [tensor.detach().to(dtype) for tensor in (*slots, *gates, *compared, *parts)]
 
 
@@ -61,7 +61,7 @@ def plain(tensors: Sequence[Tensor], plan: HeadPlan, distances: bool, gated: boo
     if distances:
         query, metric, scale = compared
         compared = scale * (head_products(messages, query, plan) - messages.square() @ metric.square() / 2)
-    weights, shares = slot_softmax(compared, slots, gates)
+    weights, shares = slot_softmax(compared, slots, None if gates is None else gates.sigmoid())
     return head_sums(weights, messages, plan), shares
 
 

@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, vmap
 
 from equiformer_pytorch.ops import dispatch
 from equiformer_pytorch.ops.attend import attend
+from equiformer_pytorch.ops.components import component_products
 from equiformer_pytorch.ops.dispatch import KERNELS, Kernel, operation, register, traced
 from equiformer_pytorch.ops.gates import gate_messages
 from equiformer_pytorch.ops.heads import HeadPlan, head_products, head_sums
@@ -32,6 +33,7 @@ from tests.ops.plans import PLANS, arguments
 
 OPERATIONS = [
     "attend",
+    "component_products",
     "edge_softmax",
     "gate_messages",
     "gather_rotate",
@@ -74,7 +76,8 @@ def calls() -> dict[str, Callable[[], Any]]:
     logits = normal(*slots.shape[:2], 3)
     return {
         "attend": lambda: attend([normal(*slots.shape[:2], 8)], logits, empty, None, heads),
-        "gate_messages": lambda: gate_messages(normal(4, 3, 8), normal(4, 3, 2), None, None, 2),
+        "component_products": lambda: component_products(x, normal(9, 2, 3), None, normal(2, 3)),
+        "gate_messages": lambda: gate_messages(normal(4, 3, 8), normal(4, 3, 2), None, 2),
         "head_products": lambda: head_products(normal(4, 3, 8), normal(4, 10), heads),
         "head_sums": lambda: head_sums(normal(4, 3, 3), normal(4, 3, 8), heads),
         "gather_rotate": lambda: gather_rotate(*ends, graph, 1),

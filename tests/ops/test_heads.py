@@ -151,19 +151,15 @@ def plain_gated(x: Tensor, gates: Tensor, degrees: int) -> Tensor:
     return torch.cat(columns, dim=-1)
 
 
-def gated(
-    messages: Tensor, gates: Tensor, own: Tensor | None = None, own_gates: Tensor | None = None, degrees: int = 3
-) -> Tensor:
-    return gate_messages(messages, gates, own, own_gates, degrees)
+def gated(messages: Tensor, gates: Tensor, own: Tensor | None = None, degrees: int = 3) -> Tensor:
+    return gate_messages(messages, gates, own, degrees)
 
 
 def messages_and_gates(degrees: int, receivers: int = 2, edges: int = 3, channels: int = 2) -> list[Tensor]:
-    """Of the edges, then of the receivers themselves."""
-    found = []
-    for seed, rows in enumerate(((receivers, edges), (receivers,))):
-        found.append(normal(*rows, degrees**2 * channels, seed=seed))
-        found.append(normal(*rows, (degrees - 1) * channels, seed=10 + seed))
-    return found
+    """Of the edges; then messages of the receivers to themselves."""
+    columns = degrees**2 * channels
+    gates = normal(receivers, edges, (degrees - 1) * channels, seed=10)
+    return [normal(receivers, edges, columns), gates, normal(receivers, columns, seed=1)]
 
 
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
@@ -173,8 +169,8 @@ def test_gates(degrees: int, attend_self: bool, dtype: torch.dtype):
     given = messages_and_gates(degrees)
     wanted = plain_gated(*given[:2], degrees=degrees)
     if attend_self:
-        wanted = torch.cat((plain_gated(*given[2:], degrees=degrees)[:, None], wanted), dim=1)
-    found = gated(*(tensor.to(dtype) for tensor in given[: 2 + 2 * attend_self]), degrees=degrees)
+        wanted = torch.cat((given[2][:, None], wanted), dim=1)
+    found = gated(*(tensor.to(dtype) for tensor in given[: 2 + attend_self]), degrees=degrees)
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), wanted, rtol=CLOSE[dtype], atol=CLOSE[dtype])
 
@@ -182,7 +178,7 @@ def test_gates(degrees: int, attend_self: bool, dtype: torch.dtype):
 @pytest.mark.parametrize("attend_self", [True, False])
 @pytest.mark.parametrize("degrees", [1, 3])
 def test_derivatives_of_gates(degrees: int, attend_self: bool):
-    given = [tensor.requires_grad_() for tensor in messages_and_gates(degrees)[: 2 + 2 * attend_self]]
+    given = [tensor.requires_grad_() for tensor in messages_and_gates(degrees)[: 2 + attend_self]]
 
     def call(*tensors: Tensor) -> Tensor:
         return gated(*tensors, degrees=degrees)
@@ -199,7 +195,7 @@ def test_derivatives_of_gates(degrees: int, attend_self: bool):
 def test_gradients_of_gates_are_those_of_plain_operations():
     """In place where no graph of the gradient is wanted, and as a graph where one is."""
     given = [tensor.requires_grad_() for tensor in messages_and_gates(3)]
-    wanted = torch.cat((plain_gated(*given[2:], degrees=3)[:, None], plain_gated(*given[:2], degrees=3)), dim=1)
+    wanted = torch.cat((given[2][:, None], plain_gated(*given[:2], degrees=3)), dim=1)
     slope = normal(*wanted.shape, seed=5)
     plain = torch.autograd.grad(wanted, given, slope)
     for create_graph in (False, True):
@@ -209,9 +205,9 @@ def test_gradients_of_gates_are_those_of_plain_operations():
 
 
 def test_gates_under_transforms():
-    messages, gates, own, own_gates = messages_and_gates(3)
+    messages, gates, own = messages_and_gates(3)
     many = torch.stack((gates, 2 * gates))
-    found = vmap(lambda g: gated(messages, g, own, own_gates))(many)
+    found = vmap(lambda g: gated(messages, g, own))(many)
     torch.testing.assert_close(found[:, :, 1:], torch.stack([plain_gated(messages, g, 3) for g in many]))
     slope = grad(lambda m: gated(m, gates).square().sum())(messages)
     torch.testing.assert_close(slope, grad(lambda m: plain_gated(m, gates, 3).square().sum())(messages))

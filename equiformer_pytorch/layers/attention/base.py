@@ -185,9 +185,8 @@ class Attention(TakesMatrices):
             invariants, message = self.conv(mine.sender, mine.receiver, graph, for_edges)
             message = rotate_out(message, graph.rotation, len(self.heads), self.conv.so2.max_order)
             messages, invariants = self._messages(message, invariants, mine, graph)
-            gates = None if mine.gates is None else mine.gates.sigmoid()
             compared = self.compared(invariants, mine.query, for_logits)
-            summed, shares = attend(messages, compared, slots, gates, self.points.plan)
+            summed, shares = attend(messages, compared, slots, mine.gates, self.points.plan)
             out = self.to_points(summed, for_heads)
             if not with_weights:
                 return (out,)
@@ -212,21 +211,15 @@ class Attention(TakesMatrices):
         """What each receiver attends to, itself first, where it does, then its edges, in parts; and invariants for the
         logits."""
         messages, invariants = graph.spread(message).flatten(2), graph.spread(invariants)
-        own, own_invariants = None if mine.own is None else mine.own.flatten(1), mine.invariants
+        own = None if mine.own is None else mine.own.flatten(1)
         if self.points.gated:
             parts = [messages] if own is None else [own[:, None], messages]
         else:
-            invariants, gates = self._apart(invariants)
-            own_invariants, own_gates = (None, None) if own_invariants is None else self._apart(own_invariants)
-            parts = [gate_messages(messages, gates, own, own_gates, len(self.heads))]
-        if own_invariants is not None and invariants.shape[2]:
-            invariants = torch.cat((own_invariants[:, None], invariants), dim=1)
+            gates = invariants
+            if self.logit_invariants:
+                widths = [self.logit_invariants, gates.shape[2] - self.logit_invariants]
+                invariants, gates = invariants.split(widths, dim=2)
+            parts = [gate_messages(messages, gates, own, len(self.heads))]
+        if mine.invariants is not None:
+            invariants = torch.cat((mine.invariants[:, None], invariants), dim=1)
         return parts, invariants
-
-    def _apart(self, invariants: Float[Tensor, "*rows invariants"]) -> tuple[Tensor, Tensor]:
-        """Those for the logits, and the gates."""
-        if self.logit_invariants == 0:
-            return invariants[..., :0], invariants
-        gates = invariants.shape[-1] - self.logit_invariants
-        logits, gates = invariants.split([self.logit_invariants, gates], dim=-1)
-        return logits, gates

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.layers.joint import ungrouped
 from equiformer_pytorch.layers.linear import block_diagonal
+from equiformer_pytorch.ops.components import component_products
 from equiformer_pytorch.ops.heads import HeadPlan
-from equiformer_pytorch.so3.rows import component_degrees
 
 # Entries of the values of all heads in one matrix, zeros between the degrees, up to which that is one product.
 NARROW = 2**16
@@ -25,7 +24,7 @@ def is_dense(heads: Sequence[int], dim_head: Sequence[int], channels: int) -> bo
     return values * sum(heads) * len(heads) ** 2 * channels <= NARROW
 
 
-class Heads(ExactConstants):
+class Heads(nn.Module):
     r"""Weighted sums of the messages, then value map and output map of each head: :math:`\sum_h O_h V_h \sum_j
     \alpha^h_{ij} m_{ij}`, per degree.
 
@@ -49,11 +48,9 @@ class Heads(ExactConstants):
         self.heads, self.key_heads, self.dim_head = list(heads), list(key_heads), list(dim_head)
         self.plan, self.dense = plan, dense
         self.channels = plan.channels // len(heads) ** 2 if dense else plan.channels
-        for index, (low, high) in enumerate(() if dense else plan.groups):
-            self.constant(f"degree_{index}", component_degrees, low, high)
 
     def build(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Values and output map of all heads; in a wide layer those of the heads of each group of degrees."""
+        """Values and output map of all heads; in a wide layer those of each component of each group of degrees."""
         values = [
             value.expand(heads, -1, -1) for value, heads in zip(parameters[: len(self.heads)], self.heads, strict=True)
         ]
@@ -62,7 +59,11 @@ class Heads(ExactConstants):
             matrix = self._in_one(values)
             return [matrix, block_diagonal(outs, matrix.shape[1])]
         by_head = [out.unflatten(0, (heads, -1)) for out, heads in zip(outs, self.heads, strict=True)]
-        return [torch.cat(list(matrices[low:high])) for low, high in self.plan.groups for matrices in (values, by_head)]
+        return [
+            torch.cat([matrices[degree] for degree in range(low, high) for _ in range(2 * degree + 1)])
+            for low, high in self.plan.groups
+            for matrices in (values, by_head)
+        ]
 
     def _in_one(self, values: Sequence[Tensor]) -> Float[Tensor, "features values"]:
         """Rows: head, component, channel. Columns: degree, order, head of that degree, channel of the head."""
@@ -86,11 +87,9 @@ class Heads(ExactConstants):
         sizes, outputs = self.plan.sizes(), []
         parts = summed.split(sizes, dim=1) if len(sizes) > 1 else (summed,)
         for index, (part, (low, high)) in enumerate(zip(parts, self.plan.groups, strict=True)):
-            of_heads = (
-                torch.bmm(matrices[2 * index], matrices[2 * index + 1]).unflatten(0, (high - low, -1)).flatten(1, 2)
-            )
-            of_components = of_heads.index_select(0, self.get_buffer(f"degree_{index}"))
-            components = part.shape[1] // (self.heads[low] * self.channels)  # there may be no points
+            components = high**2 - low**2
+            of_heads = torch.bmm(matrices[2 * index], matrices[2 * index + 1])
+            of_components = of_heads.unflatten(0, (components, self.heads[low])).flatten(1, 2)
             by_head = part.view(part.shape[0], self.heads[low], components, self.channels)
-            outputs.append(torch.bmm(by_head.permute(2, 0, 1, 3).flatten(2), of_components))
+            outputs.append(component_products(by_head.transpose(1, 2).flatten(2), of_components)[0])
         return ungrouped(outputs)

@@ -28,9 +28,9 @@ class OfPoints(NamedTuple):
     receiver: Float[Tensor, "points components channels_in"]
     """What the convolution adds of the two ends of an edge."""
     own: Float[Tensor, "points components channels"] | None
-    """The message of each point to itself, where it attends to itself; gated if :class:`PointMaps` is."""
-    invariants: Float[Tensor, "points invariants"] | None
-    """What comes beside it."""
+    """The message of each point to itself, gated, where it attends to itself."""
+    invariants: Float[Tensor, "points logit_invariants"] | None
+    """What comes beside it, if anything does."""
     gates: Float[Tensor, "points heads"] | None
     """Of the heads, before the sigmoid."""
     query: Float[Tensor, "points features"] | None
@@ -45,8 +45,8 @@ class OfPoints(NamedTuple):
 class PointMaps(ExactConstants):
     """The per-degree maps of an attention, applied together.
 
-    In a narrow layer they are one product, and the convolution and the message of a point to itself come gated. Else
-    there is one batched product for each group of degrees with the same channels, and gates come beside.
+    In a narrow layer they are one product, and the convolution comes gated. Else there is one batched product for each
+    group of degrees with the same channels, and gates come beside. The message of a point to itself comes gated.
 
     Has no parameters of its own: :meth:`build` takes those of the maps.
 
@@ -97,8 +97,7 @@ class PointMaps(ExactConstants):
                 arrange["query"] = self._query_columns
             self.product = JointProduct(every, {places[name]: arrange[name] for name in arrange if name in places})
         else:
-            invariants = [(channels, channels + conv.so2.invariants)] if conv.so2.invariants else []
-            besides = {places["own"]: (channels, invariants)} if "own" in places else {}
+            besides = {places["own"]: (channels, self._own_besides())} if "own" in places else {}
             self.product = JointProducts(every, besides, shapes=shapes)
 
     def parameters_in_order(self) -> list[Tensor]:
@@ -129,13 +128,24 @@ class PointMaps(ExactConstants):
         mapped = dict(zip(self.names, others, strict=True))
         message = invariants = None
         if "own" in mapped:
-            message, invariants = mapped["own"].rows(), mapped["own"].besides
+            message, gates = mapped["own"].rows(), mapped["own"].besides
+            if self.logit_invariants:
+                invariants, gates = gates.split([self.logit_invariants, gates.shape[1] - self.logit_invariants], dim=1)
+            message = gates.unflatten(1, (-1, self.channels)).sigmoid() * message
         gates = mapped["gates"].besides if "gates" in mapped else None
         query = None
         if "query" in mapped:
             groups = mapped["query"].groups
             query = self._in_order(groups) if groups else mapped["query"].besides
         return OfPoints(sender.rows(), receiver.rows(), message, invariants, gates, query)
+
+    def _own_besides(self) -> list[tuple[int, int]]:
+        """Columns of the map to a point's own message that come beside it: invariants for the logits, then the gate of
+        each component."""
+        first = self.channels + self.logit_invariants
+        starts = [0, *(first + degree * self.channels for degree in range(self.degrees - 1))]
+        gates = [(starts[degree], starts[degree] + self.channels) for degree in degree_index(self.degrees - 1)]
+        return [(self.channels, first), *gates] if self.logit_invariants else gates
 
     def _gated_columns(self, own: Float[Tensor, "rows width"]) -> Float[Tensor, "rows arranged"]:
         """The columns of the map to a point's own message as invariants for the logits, message, and the gate of each
@@ -156,13 +166,13 @@ class PointMaps(ExactConstants):
                 of_heads = part.split(self.channels, dim=2)
                 found += [F.pad(of_head.flatten(1), (before, after)) for of_head in of_heads]
             return torch.cat(found, dim=1)
-        return self._in_order([torch.cat(parts[low:high], dim=1).transpose(0, 1) for low, high in self.plan.groups])
+        return self._in_order([torch.cat(parts[low:high], dim=1) for low, high in self.plan.groups])
 
     def _in_order(
-        self, groups: Sequence[Float[Tensor, "_components points _channels"]]
+        self, groups: Sequence[Float[Tensor, "points _components _channels"]]
     ) -> Float[Tensor, "points features"]:
         """Heads before components."""
         found = []
         for part, (low, _) in zip(groups, self.plan.groups, strict=True):
-            found.append(part.unflatten(2, (self.heads[low], self.channels)).permute(1, 2, 0, 3).flatten(1))
+            found.append(part.unflatten(2, (self.heads[low], self.channels)).transpose(1, 2).flatten(1))
         return torch.cat(found, dim=1) if len(found) > 1 else found[0]

@@ -46,15 +46,11 @@ def report(runs: list[Run]) -> str:
 
 def plot(runs: list[Run], path: Path) -> None:
     """Errors on the validation molecules over the processor time, the mean of the seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     found = groups(runs)
-    figure, all_axes = plt.subplots(
-        1, max(len(found), 1), figsize=(4.2 * max(len(found), 1), 3.6), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(4.2 * max(len(found), 1), 3.6), layout="constrained")
+    all_axes = figure.subplots(1, max(len(found), 1), squeeze=False)
     for axes, ((name, train, _), sides) in zip(all_axes[0], found.items(), strict=False):
         unit, factor = unit_of(name)
         for side, of_side in sides.items():
@@ -67,4 +63,3 @@ def plot(runs: list[Run], path: Path) -> None:
         axes.set(title=f"{name}, {train} molecules", xlabel="processor time / s", ylabel=f"validation MAE / {unit}")
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)

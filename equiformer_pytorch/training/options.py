@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 
 def at_least(kind: type, low: float, *, excluded: bool = False, below: float = float("inf")) -> Callable[[str], Any]:
@@ -59,6 +59,9 @@ share = at_least(float, 0, below=1)
 @dataclass(frozen=True)
 class TrainingOptions:
     """What every program that trains can be told; its settings come after these, and may have other defaults."""
+
+    UNSAID: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw"}
+    """Settings that runs of 1.3 and before do not hold, since there was no choice, and what they had."""
 
     steps: int = option(1200, "optimizer steps; the learning rate's schedule spans them", count)
     batch_size: int = option(2, "samples per process and micro-batch", count)

@@ -115,7 +115,7 @@ def resume(
     folder = old_folder(runs, name)
     checkpoint = load_checkpoint(folder / CHECKPOINT)
     try:
-        settings = kind(**{"optimizer": "adamw", **checkpoint["about"]})  # runs of 1.3 do not say
+        settings = kind(**{**kind.UNSAID, **checkpoint["about"]})
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CHECKPOINT} is not of a run of this version") from error
     if steps is not None:

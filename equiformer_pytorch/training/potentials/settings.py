@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from equiformer_pytorch.training.options import (
     TrainingOptions,
@@ -26,6 +28,8 @@ OF_NEW_POTENTIALS = (
 @dataclass(frozen=True)
 class PotentialSettings(TrainingOptions):
     """One field per option, with its help."""
+
+    UNSAID: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "radial_basis": "log"}
 
     train: tuple[str, ...] | None = option(
         None, "structures to train on, in any format that ASE reads (extxyz, db, aselmdb, traj, …); eV and eV/Å",

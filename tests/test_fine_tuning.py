@@ -19,6 +19,7 @@ from ase.io import write
 
 from equiformer_pytorch import EquiformerPotential, EquiformerV2, EquiformerV3
 from equiformer_pytorch.atoms import EquiformerCalculator, Target, load_potential, load_structures
+from equiformer_pytorch.training.checkpoint import load_checkpoint, save_checkpoint
 from equiformer_pytorch.training.metrics import read_metrics
 from equiformer_pytorch.training.potentials.errors import errors
 from equiformer_pytorch.training.potentials.tables import table
@@ -72,6 +73,21 @@ def test_learns_and_gives_what_was_evaluated(kind: str, data: Path, tmp_path: Pa
         energies = found[split].compared["energy"]
         np.testing.assert_allclose(off, energies.predicted - energies.true, atol=2e-5)
     assert (folder / "evaluation.txt").read_text() == table(found) + "\n"
+
+
+def test_a_run_of_an_older_version_goes_on(data: Path, tmp_path: Path) -> None:
+    """With the defaults of that version, which are others now."""
+    options = ["--checkpoint", begin("own", tmp_path), "--batch-size=4", "--lr=0.005"]
+    assert call("--runs", tmp_path, "--data", data, *options, "--steps=2") == 0
+    path = tmp_path / "potential" / "checkpoint.pt"
+    content = load_checkpoint(path)
+    for name in ("optimizer", "radial_basis"):
+        del content["about"][name]
+    content["about"]["cutoff"] = 4.5
+    save_checkpoint(path, content)
+    assert call("--runs", tmp_path, "--resume", "--steps=3") == 0
+    assert len(metrics_of(tmp_path / "potential")) == 3
+    assert load_checkpoint(path)["about"]["optimizer"] == "adamw"
 
 
 @pytest.mark.parametrize(

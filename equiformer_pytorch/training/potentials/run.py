@@ -37,7 +37,9 @@ def prepare(settings: PotentialSettings, folder: Path, resumed: bool, accelerato
     targets, inputs = start.targets_of(settings), start.inputs_of(settings)
     form = data.Form(settings.cutoff, None, None, targets, inputs)
     if settings.checkpoint is not None:
-        model = start.potential_of(folder / start.START if resumed else settings.checkpoint, settings)
+        if not resumed:  # what a resumed run holds may have been the default of an older version
+            start.check_none_is_ignored(settings)
+        model = start.potential_of(folder / start.START if resumed else settings.checkpoint)
         targets = dict(model.targets)
         dtype = next(model.parameters()).dtype
         form = data.Form(model.cutoff, model.max_neighbors, dtype, targets, dict(model.inputs))

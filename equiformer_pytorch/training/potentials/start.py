@@ -102,16 +102,20 @@ def new_potential(
     return model, find_references(found.sample)
 
 
-def potential_of(path: str | Path, settings: PotentialSettings) -> Potential:
+def potential_of(path: str | Path) -> Potential:
     """That of the file."""
-    default = {option.name: option.default for option in fields(settings)}
-    ignored = [name for name in OF_NEW_POTENTIALS if getattr(settings, name) != default[name]]
-    if ignored:
-        raise RunError(f"--checkpoint decides the model: leave out --{ignored[0].replace('_', '-')}")
     try:
         return load_potential(path)
     except (OSError, ValueError) as error:
         raise RunError(f"--checkpoint {str(error).splitlines()[0]}") from error
+
+
+def check_none_is_ignored(settings: PotentialSettings) -> None:
+    """RunError if there is an option that --checkpoint decides."""
+    default = {option.name: option.default for option in fields(settings)}
+    ignored = [name for name in OF_NEW_POTENTIALS if getattr(settings, name) != default[name]]
+    if ignored:
+        raise RunError(f"--checkpoint decides the model: leave out --{ignored[0].replace('_', '-')}")
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -70,9 +70,9 @@ class _Products(torch.autograd.Function):
         return _points_first(x, matrices, added), _beside(x, beside, added_beside)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor):
+    def backward(ctx: Any, *slopes: Tensor | None):
         x, matrices, beside = ctx.saved_tensors
-        slope, of_besides = slopes
+        slope, of_besides = cast(tuple[Tensor, Tensor | None], slopes)  # the second is there with what is beside
         wants = needed(ctx, ctx.tensors)
         of_x = of_matrices = of_added = of_beside = of_added_beside = None
         if wants[0]:
@@ -81,20 +81,20 @@ class _Products(torch.autograd.Function):
             of_matrices = torch.bmm(x.permute(1, 2, 0), slope.transpose(0, 1))
         if wants[2]:
             of_added = slope.sum(0, keepdim=True) if ctx.biased else slope
-        if beside is not None and wants[3]:
+        if of_besides is not None and wants[3]:
             of_beside = x[:, 0].mT @ of_besides
-        if wants[4]:
+        if of_besides is not None and wants[4]:
             of_added_beside = of_besides.sum(0)
         return of_x, of_matrices, of_added, of_beside, of_added_beside
 
 
-def _slope_of_input(slope: Tensor, matrices: Tensor, of_besides: Tensor, beside: Tensor | None) -> Tensor:
+def _slope_of_input(slope: Tensor, matrices: Tensor, of_besides: Tensor | None, beside: Tensor | None) -> Tensor:
     if torch.is_grad_enabled() or traced(slope):
         of_x = torch.bmm(slope.transpose(0, 1), matrices.mT).transpose(0, 1)
-        if beside is None:
+        if beside is None or of_besides is None:
             return of_x
         return of_x + F.pad((of_besides @ beside.mT)[:, None], (0, 0, 0, of_x.shape[1] - 1))
     of_x = _points_first(slope, matrices.mT)
-    if beside is not None:
+    if beside is not None and of_besides is not None:
         of_x[:, 0].addmm_(of_besides, beside.mT)
     return of_x

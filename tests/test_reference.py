@@ -10,6 +10,8 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -78,15 +80,20 @@ def test_docstring(name: str) -> None:
     assert documented(getattr(importlib.import_module(module), last), name) == []
 
 
+def public_things(module: ModuleType) -> dict[str, Any]:
+    """Classes and functions that a module itself has, by name."""
+    return {
+        key: thing
+        for key, thing in vars(module).items()
+        if not key.startswith("_") and getattr(thing, "__module__", None) == module.__name__ and callable(thing)
+    }
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_docstrings_of_a_module(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__doc__
-    things = {
-        key: thing
-        for key, thing in vars(module).items()
-        if not key.startswith("_") and getattr(thing, "__module__", None) == name and callable(thing)
-    }
+    things = public_things(module)
     assert [missing for key, thing in things.items() for missing in documented(thing, key)] == []
 
 
@@ -141,13 +148,8 @@ def test_arguments_are_explained(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if ".layers." in name])
 def test_arguments_of_layers_are_explained(name: str) -> None:
-    module = importlib.import_module(name)
-    layers = [
-        thing
-        for key, thing in vars(module).items()
-        if inspect.isclass(thing) and thing.__module__ == name and not key.startswith("_")
-        if issubclass(thing, torch.nn.Module)
-    ]
+    things = public_things(importlib.import_module(name)).values()
+    layers = [thing for thing in things if inspect.isclass(thing) and issubclass(thing, torch.nn.Module)]
     found = [line for layer in layers for line in unexplained(layer, layer.__name__)]
     assert [line for line in found if "." not in line] == []  # of methods, annotations say enough
 

@@ -95,15 +95,16 @@ def load_network(path: str) -> BackboneNetwork:
 def generate(network: BackboneNetwork, tasks: Sequence[Task], plan: Plan, at_once: int) -> list[Made]:
     """Backbones of the tasks, in their order. With guidance, one about a motif in which a new residue clashes is made
     again from other noise, `TRIES` times at most."""
-    found = [Made(coords, task, 1) for coords, task in zip(_sampled(network, tasks, plan, at_once), tasks, strict=True)]
-    for tries in range(2, TRIES + 1):
-        places = [place for place, one in enumerate(found) if plan.guided_below and _meets_its_motif(one)]
+    found: dict[int, Made] = {}
+    places, tried = list(range(len(tasks))), list(tasks)
+    for tries in range(1, TRIES + 1):
+        for place, task, coords in zip(places, tried, _sampled(network, tried, plan, at_once), strict=True):
+            found[place] = Made(coords, task, tries)
+        places = [place for place in places if plan.guided_below and _meets_its_motif(found[place])]
         if not places:
             break
-        again = [replace(tasks[place], seed=seed_for("again", tasks[place].seed, tries)) for place in places]
-        for place, task, coords in zip(places, again, _sampled(network, again, plan, at_once), strict=True):
-            found[place] = Made(coords, task, tries)
-    return found
+        tried = [replace(tasks[place], seed=seed_for("again", tasks[place].seed, tries + 1)) for place in places]
+    return [found[place] for place in range(len(tasks))]
 
 
 def _sampled(network: BackboneNetwork, tasks: Sequence[Task], plan: Plan, at_once: int) -> list[Tensor]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from equiformer_pytorch.training.options import option, positive
-from equiformer_pytorch.training.potentials.settings import PotentialSettings
+from equiformer_pytorch.training.options import option
+from equiformer_pytorch.training.potentials.settings import PotentialSettings, cutoff, radial_basis
 
 # Many molecules, and each of molecules.xyz alone.
 MADE_HERE = (
@@ -21,8 +21,6 @@ class Settings(PotentialSettings):
     data: str | None = option(
         "g2", f"{', '.join(MADE_HERE)}: made here with GFN2-xTB; or a folder with files train, valid and test…", str
     )
-    cutoff: float = option(3.5, "radius within which atoms see each other, in Å", positive)
-    radial_basis: str = option(
-        "even", "of distances: log, finer near than far away, or even, finer at bonds", str, choices=("log", "even")
-    )
+    cutoff: float = cutoff(3.5)
+    radial_basis: str = radial_basis("even")
     data_folder: str = option("potential_data", "where data sets that are made here are kept", str, metavar="FOLDER")

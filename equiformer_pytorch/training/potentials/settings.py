@@ -25,6 +25,17 @@ OF_NEW_POTENTIALS = (
 )
 
 
+def cutoff(default: float) -> Any:
+    """A field of settings: how far atoms see."""
+    return option(default, "radius within which atoms see each other, in Å", positive)
+
+
+def radial_basis(default: str) -> Any:
+    """A field of settings: which functions of the distance."""
+    words = "of distances: log, finer near than far away, or even, finer at bonds"
+    return option(default, words, str, choices=("log", "even"))
+
+
 @dataclass(frozen=True)
 class PotentialSettings(TrainingOptions):
     """One field per option, with its help."""
@@ -76,15 +87,13 @@ class PotentialSettings(TrainingOptions):
         " spin=0..6 field=any:atom; structures that do not say have 0, or the least",
         assignment, nargs="+", metavar="NAME=RANGE",
     )  # fmt: skip
-    cutoff: float = option(4.5, "radius within which atoms see each other, in Å", positive)
+    cutoff: float = cutoff(4.5)
     dim: tuple[int, ...] = option((32,), "channels, of all degrees or of degree 0, 1, …", count, nargs="+")
     num_degrees: int = option(4, "degrees of the features", count)
     depth: int = option(2, "blocks of attention and feed-forward", count)
     heads: int = option(4, "attention heads per degree", count)
     dim_head: int = option(8, "channels per head", count)
-    radial_basis: str = option(
-        "log", "of distances: log, finer near than far away, or even, finer at bonds", str, choices=("log", "even")
-    )
+    radial_basis: str = radial_basis("log")
     attention: str = option("l2", "l2 or mlp", str, choices=("l2", "mlp"))
     chiral: bool = flag("let mirror images differ: for targets that turn over in a mirror, such as optical rotation")
     energy_weight: float = option(4.0, "of the error of energies, where there are some", positive)

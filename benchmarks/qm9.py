@@ -1,10 +1,11 @@
 """Properties of molecules: ``python -m benchmarks.qm9 [--painn-python PATH] [--mace-python PATH] [--peer DIR]``.
 
 This package's potential (L2 and MLP attention), PaiNN, MACE and the published package 0.5.4 learn properties of QM9
-from the same molecules for the same processor time of one thread, with the same schedule (a cosine of that time) and
-averaging of weights; ours with Muon, the others with AdamW. Each side has the settings that it documents, and the
-learning rate with the lowest error on the validation molecules; test molecules are looked at once, at the end of the
-runs with that rate. Runs that the folder of results holds already are not made again. The sides are made with
+from the same molecules for as many steps as each of them makes in the same processor time of one thread, with the same
+schedule and averaging of weights; ours with Muon, the others with AdamW. How long a step takes is measured first, in
+turns: a machine is faster at one time than at another, and not for all sides alike. Each side has the settings that it
+documents, and the learning rate with the lowest error on the validation molecules of the first property; no choice is
+made by test molecules. Runs that the folder of results holds already are not made again. The sides are made with
 
     pip install --no-deps qm9pack==1.0.3
     python -m venv painn && painn/bin/pip install torch==2.13.0 numpy
@@ -17,13 +18,14 @@ runs with that rate. Runs that the folder of results holds already are not made 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -36,6 +38,8 @@ from equiformer_pytorch.graph.periodic import radius_graph
 from examples.qm9 import data, frames
 from examples.qm9.properties import PROPERTIES, SPECIES
 
+ROUNDS = 5
+"""Of measuring how long a step takes."""
 OURS = {"dim": 32, "num_degrees": 3, "depth": 2, "heads": 4, "dim_head": 8, "radial_basis": "even"}
 # Cutoffs are in Å: of the others what they document, of ours what was chosen on validation molecules, and PaiNN with
 # that, too (docs/accuracy.md).
@@ -111,20 +115,58 @@ def write_molecules(
     torch.save(content, path)
 
 
+def asked_of(side: str, file: Path, lr: float, seed: int) -> dict[str, Any]:
+    """What :mod:`benchmarks.qm9_learner` needs to know of a side."""
+    settings = SETTINGS[side] | {"lr": lr}
+    return {"data": str(file), "side": settings["side"], "settings": settings, "seed": seed}
+
+
+def answered(place: Place, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """What one process of :mod:`benchmarks.qm9_learner` prints."""
+    done = place.run("-m", "benchmarks.qm9_learner", json.dumps(job))
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        raise SystemExit(f"{job['side']} failed:\n{done.stderr[-2000:]}")
+    return lines
+
+
+def paces(
+    kept: KeptRuns, of: str, files: dict[str, Path], places: dict[str, Place], seconds: float
+) -> dict[str, float]:
+    """Seconds of a step of each side: the median of `ROUNDS`, in which all sides take turns.
+
+    Raises:
+        SystemExit: if what is kept lacks a side; what was measured at another time is not comparable.
+    """
+    if found := kept.find({"pace": of}):
+        if missing := files.keys() - found["seconds"].keys():
+            lacks = ", ".join(sorted(missing))
+            raise SystemExit(
+                f"{kept.path} has paces without that of {lacks}, measured at another time: choose another --out"
+            )
+        return found["seconds"]
+    rounds: dict[str, list[float]] = {side: [] for side in files}
+    for _ in range(ROUNDS):
+        for side, file in files.items():
+            job = asked_of(side, file, SETTINGS[side]["rates"][0], 0)
+            rounds[side].append(answered(places[side], job | {"pace": seconds})[-1]["seconds"])
+    found = {side: median(measured) for side, measured in rounds.items()}
+    versions = {side: places[side].versions() for side in files}
+    load = round(os.getloadavg()[0], 1)
+    kept.add({"pace": of, "seconds": found, "rounds": rounds, "versions": versions, "machine": machine(), "load": load})
+    print(f"{of}: " + ", ".join(f"{side} {1e3 * pace:.0f} ms" for side, pace in found.items()), flush=True)
+    return found
+
+
 def trained(kept: KeptRuns, place: Place, file: Path, what: Run, points: int) -> Run:
     """One process of :mod:`benchmarks.qm9_learner`, or what is kept of it: what was trained (name, property, train,
-    seed, lr, budget), and its learning curve."""
+    budget, steps, seed, lr), and its learning curve."""
     if found := kept.find(what):
         return found
-    settings = SETTINGS[what["name"]] | {"lr": what["lr"]}
-    job = {"data": str(file), "side": settings["side"], "settings": settings, "points": points}
-    done = place.run("-m", "benchmarks.qm9_learner", json.dumps(job | what))
-    curve = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not curve:
-        raise SystemExit(f"{what['name']} failed:\n{done.stderr[-2000:]}")
+    job = asked_of(what["name"], file, what["lr"], what["seed"])
+    curve = answered(place, job | {"steps": what["steps"], "points": points})
     scale = torch.load(file, weights_only=True)["scale"]
-    about = {"machine": machine(), "versions": place.versions(), "load": round(os.getloadavg()[0], 1)}
-    run = what | {"settings": settings, "scale": scale, "curve": curve, **about}
+    run = what | {"settings": job["settings"], "scale": scale, "curve": curve, "versions": place.versions()}
     print(", ".join(f"{key} {value}" for key, value in what.items()), f"valid {error(run):.4g}", flush=True)
     kept.add(run)
     return run
@@ -135,14 +177,24 @@ def error(run: Run, of: str = "valid") -> float:
     return run["scale"] * mean(run["curve"][-1][of])
 
 
-def learn(kept: KeptRuns, place: Place, file: Path, what: Run, seeds: int, points: int, rates: Sequence[float]) -> None:
-    """The rate with the lowest error on the validation molecules, then all seeds with it."""
-    tried = {}
-    for lr in rates if len(rates) > 1 else ():
-        tried[lr] = error(trained(kept, place, file, what | {"seed": 0, "lr": lr, "test": False}, points))
-    lr = min(tried, key=lambda lr: tried[lr]) if tried else rates[0]
-    for seed in range(seeds):
-        trained(kept, place, file, what | {"seed": seed, "lr": lr, "test": True}, points)
+def best_rate(kept: KeptRuns, place: Place, file: Path, what: Run, points: int, rates: Sequence[float]) -> float:
+    """The learning rate of a side whose run has the lowest error on the validation molecules."""
+    if found := kept.find({"rate_of": what["name"]}):
+        return found["lr"]
+    runs = [trained(kept, place, file, what | {"seed": 0, "lr": lr}, points) for lr in rates]
+    best = min(runs, key=error)["lr"]
+    kept.add({"rate_of": what["name"], "lr": best})
+    return best
+
+
+def kind_of(name: str) -> str:
+    """Of a property: what takes equally long to learn."""
+    return "tensor" if PROPERTIES[name].kind == "tensor" else "numbers"
+
+
+def gives(side: str, kind: str) -> bool:
+    """The others have no features of degree 2, or no read-out of such."""
+    return kind == "numbers" or SETTINGS[side]["side"] in ("ours", "painn")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -158,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=int, nargs="+", default=[1000, 5000], help="molecules to train on")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates to try, by default those of each side")
-    parser.add_argument("--budget", type=float, default=480.0, help="seconds of processor time of each run")
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds of one thread for each run")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="where JSON and plot go")
     parser.add_argument("--smoke", action="store_true", help="few molecules, seconds: does it run at all?")
     args = parser.parse_args(arguments)
@@ -184,21 +236,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     kept = KeptRuns(args.out / "qm9.json")
+    sides = {side: places[side] for side in args.sides or places}
     with tempfile.TemporaryDirectory() as folder:
-        for train in args.train:
-            for name in args.properties:
-                for side in args.sides or places:
-                    if PROPERTIES[name].kind == "tensor" and side in ("MACE", "0.5.4"):
-                        continue  # they give no features of degree 2, and no read-out of such
-                    cutoff = SETTINGS[side]["cutoff"]
-                    file = Path(folder) / f"{name}-{train}-{cutoff}.pt"
-                    if not file.exists():
-                        write_molecules(molecules, name, train, held_out, cutoff, file)
-                    what = {"name": side, "property": name, "train": train, "budget": args.budget}
-                    rates = args.rates or SETTINGS[side]["rates"]
-                    learn(kept, places[side], file, what, args.seeds, points, rates)
-    print(report(kept.runs))
-    plot(kept.runs, args.out / "qm9.png")
+
+        def file_of(name: str, train: int, side: str) -> Path:
+            cutoff = SETTINGS[side]["cutoff"]
+            file = Path(folder) / f"{name}-{train}-{cutoff}.pt"
+            if not file.exists():
+                write_molecules(molecules, name, train, held_out, cutoff, file)
+            return file
+
+        train, seconds = args.train[0], {}
+        for kind, name in {kind_of(name): name for name in reversed(args.properties)}.items():
+            files = {side: file_of(name, train, side) for side in sides if gives(side, kind)}
+            seconds[kind] = paces(kept, kind, files, sides, 0.2 if args.smoke else 4.0)
+
+        def run_of(name: str, train: int, side: str) -> Run:
+            steps = max(round(args.budget / seconds[kind_of(name)][side]), 1)
+            return {"name": side, "property": name, "train": train, "budget": args.budget, "steps": steps}
+
+        rates = {}
+        for side, place in sides.items():
+            known = [name for name in args.properties if gives(side, kind_of(name))]
+            if known:
+                what, file = run_of(known[0], train, side), file_of(known[0], train, side)
+                rates[side] = best_rate(kept, place, file, what, points, args.rates or SETTINGS[side]["rates"])
+        for seed, train in itertools.product(range(args.seeds), args.train):
+            for name, side in itertools.product(args.properties, rates):
+                if gives(side, kind_of(name)):
+                    what = run_of(name, train, side) | {"seed": seed, "lr": rates[side]}
+                    trained(kept, sides[side], file_of(name, train, side), what, points)
+    chosen = [run for run in kept.runs if kept.find({"rate_of": run.get("name"), "lr": run.get("lr")})]
+    print(report(chosen))
+    plot(chosen, args.out / "qm9.png")
 
 
 if __name__ == "__main__":

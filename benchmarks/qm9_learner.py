@@ -1,10 +1,9 @@
 """One side learns a property of QM9: ``PYTHON -m benchmarks.qm9_learner JOB``, in the interpreter of that side.
 
-The job names a file of molecules and targets, the side and its settings (``benchmarks/qm9.py`` writes both). Trains
-until the budget of processor time is spent; the learning rate follows a cosine of that time to zero. Prints one line of
-JSON for each of `points` points of the learning curve: the error of the averaged weights on the validation molecules,
-measured outside the time that is counted; and on the test molecules at the end, if the job wants it. Needs torch and
-what the side needs.
+The job names a file of molecules and targets, the side and its settings (``benchmarks/qm9.py`` writes both). Either it
+asks how long a step takes (`pace`, seconds to look for); or for a number of steps, over which the learning rate follows
+a cosine to zero. Then one line of JSON is printed for each of `points` points of the learning curve: the error of the
+averaged weights on the validation molecules, and at the end on the test molecules. Needs torch and what the side needs.
 """
 
 from __future__ import annotations
@@ -93,45 +92,67 @@ def optimizer_of(model: nn.Module, settings: dict[str, Any]) -> torch.optim.Opti
     return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay, betas=(0.9, 0.999))
 
 
-def learn(job: dict[str, Any]) -> None:
-    """Steps with clipping and averaged weights, until the budget is spent."""
-    torch.set_num_threads(1)
-    torch.manual_seed(job["seed"])
-    data = torch.load(job["data"], weights_only=True)
-    settings = job["settings"]
-    model = SIDES[job["side"]](data, settings["model"])
-    valid = batches_of(data, data["valid"], 50)
-    optimizer = optimizer_of(model, settings)
-    averaged = AveragedModel(model, multi_avg_fn=average(settings["ema"]))
-    loss_of = LOSSES[settings["loss"]]
-    parameters = sum(weight.numel() for weight in model.parameters())
-    generator = torch.Generator().manual_seed(job["seed"])
+class Learner:
+    """A model, and its steps with clipping and averaged weights."""
 
-    spent, steps, points, order = 0.0, 0, 0, torch.empty(0, dtype=torch.long)
-    while spent < job["budget"]:
-        start = time.process_time()
-        if len(order) < settings["batch_size"]:
-            order = data["train"][torch.randperm(len(data["train"]), generator=generator)]
-        batch, order = collate(data, order[: settings["batch_size"]]), order[settings["batch_size"] :]
-        for group in optimizer.param_groups:
-            group["lr"] = settings["lr"] * share(spent / job["budget"], settings["warmup"])
-        model.train()
-        optimizer.zero_grad()
-        found = model(batch)
-        loss = loss_of(found, wanted(found, batch["target"]))
+    def __init__(self, job: dict[str, Any]) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(job["seed"])
+        self.data = torch.load(job["data"], weights_only=True)
+        self.settings = job["settings"]
+        self.model = SIDES[job["side"]](self.data, self.settings["model"])
+        self.optimizer = optimizer_of(self.model, self.settings)
+        self.averaged = AveragedModel(self.model, multi_avg_fn=average(self.settings["ema"]))
+        self.generator = torch.Generator().manual_seed(job["seed"])
+        self.order = torch.empty(0, dtype=torch.long)
+
+    def step(self, share: float) -> float:
+        """The loss, of a step with this share of the full learning rate."""
+        size = self.settings["batch_size"]
+        if len(self.order) < size:
+            self.order = self.data["train"][torch.randperm(len(self.data["train"]), generator=self.generator)]
+        batch, self.order = collate(self.data, self.order[:size]), self.order[size:]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings["lr"] * share
+        self.model.train()
+        self.optimizer.zero_grad()
+        found = self.model(batch)
+        loss = LOSSES[self.settings["loss"]](found, wanted(found, batch["target"]))
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
-        optimizer.step()
-        averaged.update_parameters(model)
-        spent, steps = spent + time.process_time() - start, steps + 1
-        if spent >= job["budget"] * (points + 1) / job["points"]:
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["clip"])
+        self.optimizer.step()
+        self.averaged.update_parameters(self.model)
+        return float(loss.detach())
+
+    def error(self, part: str) -> list[float]:
+        """Of the averaged weights, on molecules to validate or to test."""
+        return mean_error(self.averaged, batches_of(self.data, self.data[part], 50))
+
+
+def learn(job: dict[str, Any]) -> None:
+    """All steps, with the points of the learning curve."""
+    learner, steps, points = Learner(job), job["steps"], 0
+    parameters = sum(weight.numel() for weight in learner.model.parameters())
+    for done in range(1, steps + 1):
+        loss = learner.step(share((done - 1) / steps, job["settings"]["warmup"]))
+        if done * job["points"] >= steps * (points + 1):
             points += 1
-            point = {"seconds": spent, "steps": steps, "train": float(loss.detach()), "parameters": parameters}
-            point["valid"] = mean_error(averaged, valid)
-            if spent >= job["budget"] and job["test"]:
-                point["test"] = mean_error(averaged, batches_of(data, data["test"], 50))
-            print(json.dumps(point), flush=True)
+            point = {"steps": done, "train": loss, "parameters": parameters, "valid": learner.error("valid")}
+            print(json.dumps(point | ({"test": learner.error("test")} if done == steps else {})), flush=True)
+
+
+def pace(job: dict[str, Any]) -> None:
+    """Seconds of processor time of a step, after a few that do not count."""
+    learner, steps = Learner(job), 0
+    for _ in range(5):
+        learner.step(0.01)
+    start, spent = time.process_time(), 0.0
+    while spent < job["pace"]:
+        learner.step(0.01)
+        spent, steps = time.process_time() - start, steps + 1
+    print(json.dumps({"seconds": spent / steps, "steps": steps}))
 
 
 if __name__ == "__main__":
-    learn(json.loads(sys.argv[1]))
+    asked = json.loads(sys.argv[1])
+    (pace if "pace" in asked else learn)(asked)

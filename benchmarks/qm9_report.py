@@ -12,12 +12,11 @@ THOUSANDTHS = {"eV": "meV"}
 
 
 def groups(runs: list[Run]) -> dict[tuple[str, int, float], dict[str, list[Run]]]:
-    """Runs that looked at the test molecules, by property, size and budget, and by side."""
+    """Runs by property, size and budget, and by side."""
     found: dict[tuple[str, int, float], dict[str, list[Run]]] = {}
     for run in runs:
-        if run["test"]:
-            key = (run["property"], run["train"], run["budget"])
-            found.setdefault(key, {}).setdefault(run["name"], []).append(run)
+        key = (run["property"], run["train"], run["budget"])
+        found.setdefault(key, {}).setdefault(run["name"], []).append(run)
     return found
 
 
@@ -37,8 +36,8 @@ def report(runs: list[Run]) -> str:
         unit, factor = unit_of(name)
         for side, of_side in sides.items():
             errors = [factor * run["scale"] * mean(run["curve"][-1]["test"]) for run in of_side]
-            steps = mean(run["curve"][-1]["steps"] for run in of_side)
-            cells = [f"{name} / {unit}", f"{train}, {budget:.0f} s", side, f"{of_side[0]['lr']:g}", f"{steps:.0f}"]
+            cells = [f"{name} / {unit}", f"{train}, {budget:.0f} s", side, f"{of_side[0]['lr']:g}"]
+            cells += [str(of_side[0]["steps"])]
             cells += [f"{mean(errors):.3g}", ", ".join(f"{one:.3g}" for one in errors)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -51,15 +50,15 @@ def plot(runs: list[Run], path: Path) -> None:
     found = groups(runs)
     figure = Figure(figsize=(4.2 * max(len(found), 1), 3.6), layout="constrained")
     all_axes = figure.subplots(1, max(len(found), 1), squeeze=False)
-    for axes, ((name, train, _), sides) in zip(all_axes[0], found.items(), strict=False):
+    for axes, ((name, train, budget), sides) in zip(all_axes[0], found.items(), strict=False):
         unit, factor = unit_of(name)
         for side, of_side in sides.items():
             curves = list(zip(*(run["curve"] for run in of_side), strict=True))
-            times = [mean(point["seconds"] for point in points) for points in curves]
+            times = [budget * points[0]["steps"] / of_side[0]["steps"] for points in curves]
             errors = [
                 factor * of_side[0]["scale"] * mean(mean(point["valid"]) for point in points) for points in curves
             ]
             axes.semilogy(times, errors, "o-", markersize=3, label=side)
-        axes.set(title=f"{name}, {train} molecules", xlabel="processor time / s", ylabel=f"validation MAE / {unit}")
+        axes.set(title=f"{name}, {train} molecules", xlabel="seconds of one thread", ylabel=f"validation MAE / {unit}")
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ pytest.importorskip("accelerate", reason="needs the extra train")
 pytest.importorskip("ase", reason="needs the extra atoms")
 
 from benchmarks import qm9, qm9_learner, qm9_report
+from benchmarks.kept import KeptRuns
 from examples.qm9 import data
 
 FOLDER = Path(data.__file__).resolve().parents[2] / "data" / "qm9"
@@ -54,18 +57,46 @@ def test_the_learning_rate_rises_and_falls_to_zero() -> None:
 
 def test_ours_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     qm9.write_molecules(data.read(FOLDER), "u0", 30, (10, 5), 2.0, tmp_path / "some.pt")
-    settings = qm9.SETTINGS["ours, MLP"] | {"lr": 1e-3}
-    job = {"data": str(tmp_path / "some.pt"), "side": "ours", "settings": settings, "seed": 0, "budget": 0.3}
-    qm9_learner.learn(job | {"points": 2, "test": True})
+    job = qm9.asked_of("ours, MLP", tmp_path / "some.pt", 1e-3, 0)
+    qm9_learner.learn(job | {"steps": 5, "points": 2})
     first, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert first["steps"] < last["steps"]
-    assert last["seconds"] >= 0.3
+    assert [first["steps"], last["steps"]] == [3, 5]
     assert "test" not in first
     assert len(last["test"]) == 1
+    qm9_learner.pace(job | {"pace": 0.2})
+    found = json.loads(capsys.readouterr().out)
+    assert 0.2 <= found["seconds"] * found["steps"] < 20
+
+
+def test_paces_are_of_one_time(tmp_path: Path) -> None:
+    """Each side in turn, the median; a side that was not measured then is refused by name."""
+    asked = []
+
+    class Stopwatch:
+        def __init__(self, seconds: list[float]) -> None:
+            self.seconds = iter(seconds)
+
+        def run(self, *words: str) -> SimpleNamespace:
+            asked.append(json.loads(words[-1])["side"])
+            return SimpleNamespace(returncode=0, stdout=json.dumps({"seconds": next(self.seconds), "steps": 1}))
+
+        def versions(self) -> dict[str, str]:
+            return {"torch": "2"}
+
+    kept = KeptRuns(tmp_path / "qm9.json")
+    places: Any = {"ours, MLP": Stopwatch([1, 2, 9, 3, 4]), "PaiNN": Stopwatch([5, 5, 1, 1, 7])}
+    files = dict.fromkeys(places, tmp_path / "some.pt")
+    found = qm9.paces(kept, "numbers", files, places, 1.0)
+    assert found == {"ours, MLP": 3, "PaiNN": 5}
+    assert asked == ["ours", "painn"] * qm9.ROUNDS
+    assert qm9.paces(kept, "numbers", files, places, 1.0) == found
+    assert len(asked) == 2 * qm9.ROUNDS
+    with pytest.raises(SystemExit, match="without that of MACE"):
+        qm9.paces(kept, "numbers", files | {"MACE": tmp_path / "some.pt"}, places, 1.0)
 
 
 def test_table() -> None:
-    curve = [{"steps": 7, "seconds": 3.0, "valid": [0.5], "test": [0.25, 0.75]}]
-    run = {"name": "ours", "property": "u0", "train": 30, "budget": 3.0, "lr": 1e-3, "scale": 0.1, "curve": curve}
-    text = qm9_report.report([run | {"test": True}, run | {"test": True, "scale": 0.3}, run | {"test": False}])
+    curve = [{"steps": 7, "valid": [0.5], "test": [0.25, 0.75]}]
+    run = {"name": "ours", "property": "u0", "train": 30, "budget": 3.0, "lr": 1e-3, "steps": 7, "scale": 0.1}
+    text = qm9_report.report([run | {"curve": curve}, run | {"curve": curve, "scale": 0.3}])
     assert text.splitlines()[-1] == "| u0 / meV | 30, 3 s | ours | 0.001 | 7 | 100 | 50, 150 |"

@@ -162,6 +162,8 @@ def official_v1(checkout: str | Path, name: str, **config: Any) -> nn.Module:
 
     Takes the edges (sender, receiver) in place of `batch`, and gives the values of atoms which it would sum.
     """
+    with torch.serialization.safe_globals([slice]):  # in a file of e3nn 0.4.4, which its import reads
+        import e3nn.o3  # noqa: F401
     module = _load(Path(checkout) / "nets", "official_equiformer", "graph_attention_transformer")
     model = getattr(module, name)(**config)
     model.scale_scatter = _OfAtoms()

@@ -1,12 +1,13 @@
-"""The official EquiformerV2 and EquiformerV3, from folders that the caller names.
+"""The official Equiformer, EquiformerV2 and EquiformerV3, from folders that the caller names.
 
-Needs e3nn. Their own files run unchanged; modules of ocpmodels, fairchem, torch_scatter and torch_geometric that they
-import, and that we need nothing of but a few lines, are stood in for.
+Needs e3nn. Their own files run unchanged; modules of ocpmodels, fairchem, torch_cluster, torch_scatter and
+torch_geometric that they import, and that we need nothing of but a few lines, are stood in for.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -39,6 +40,32 @@ class _Smearing(nn.Module):
     def forward(self, distance: Tensor) -> Tensor:
         z = (distance.reshape(-1).unsqueeze(1) - self.offset) / self.deviation
         return z.square().mul(-0.5).exp()
+
+
+class _Bessel(nn.Module):
+    r"""GemNet's :math:`\sqrt{2/c^3}\, u(x) \sin(ω_k x)/x` of :math:`x = d/c`, where ω_k is learned from kπ on.
+
+    :math:`u(x) = 1 - 21 x^5 + 35 x^6 - 15 x^7` below the cutoff c, and zero beyond.
+    """
+
+    def __init__(self, functions: int, cutoff: float, rbf: dict[str, str]) -> None:
+        if rbf != {"name": "spherical_bessel"}:
+            raise ValueError(f"rbf is {rbf}: there are spherical Bessel functions alone")
+        super().__init__()
+        self.cutoff = cutoff
+        self.frequencies = nn.Parameter(math.pi * torch.arange(1.0, functions + 1))
+
+    def forward(self, distance: Tensor) -> Tensor:
+        x = distance[:, None] / self.cutoff
+        envelope = torch.where(x < 1, 1 + x**5 * (x * (35 - 15 * x) - 21), 0)
+        return math.sqrt(2 / self.cutoff**3) * envelope * (self.frequencies * x).sin() / x
+
+
+class _OfAtoms(nn.Module):
+    """In place of a sum over the atoms of each molecule: what is to be summed."""
+
+    def forward(self, values: Tensor, _: Any, dim: int) -> Tensor:
+        return values
 
 
 class _Model:
@@ -78,6 +105,15 @@ def _softmax(src: Tensor, index: Tensor) -> Tensor:
     return out / (_scatter(out, index, 0, count)[index] + 1e-16)
 
 
+def _glorot(value: Tensor) -> None:
+    bound = math.sqrt(6 / sum(value.shape[-2:]))
+    nn.init.uniform_(value, -bound, bound)
+
+
+def _given(_pos: Tensor, r: float, batch: Tensor, max_num_neighbors: int) -> Tensor:
+    return batch
+
+
 def _stand_in(name: str, **members: Any) -> None:
     parts = name.split(".")
     for i in range(1, len(parts) + 1):
@@ -97,7 +133,11 @@ def _stand_ins() -> None:
     _stand_in("ocpmodels.models.scn.sampling", CalcSpherePoints=None)
     smearing = ("GaussianSmearing", "LinearSigmoidSmearing", "SigmoidSmearing", "SiLUSmearing")
     _stand_in("ocpmodels.models.scn.smearing", **dict.fromkeys(smearing, _Smearing))
+    _stand_in("ocpmodels.models.gemnet.layers.radial_basis", RadialBasis=_Bessel)
+    _stand_in("torch_cluster", radius_graph=_given)
     _stand_in("torch_scatter", scatter=_scatter)
+    _stand_in("torch_geometric.nn", global_mean_pool=None, global_max_pool=None)
+    _stand_in("torch_geometric.nn.inits", glorot=_glorot)
     _stand_in("torch_geometric.utils", softmax=_softmax, scatter=_scatter, segment=None)
     _stand_in("torch_geometric.utils.num_nodes", maybe_num_nodes=lambda index, count: count)
 
@@ -115,6 +155,19 @@ def _load(folder: Path, package: str, module: str) -> ModuleType:
     sys.modules[spec.name] = loaded
     spec.loader.exec_module(loaded)
     return loaded
+
+
+def official_v1(checkout: str | Path, name: str, **config: Any) -> nn.Module:
+    """The model of that name, of those that the official Equiformer of a checkout has for QM9.
+
+    Takes the edges (sender, receiver) in place of `batch`, and gives the values of atoms which it would sum.
+    """
+    with torch.serialization.safe_globals([slice]):  # in a file of e3nn 0.4.4, which its import reads
+        import e3nn.o3  # noqa: F401
+    module = _load(Path(checkout) / "nets", "official_equiformer", "graph_attention_transformer")
+    model = getattr(module, name)(**config)
+    model.scale_scatter = _OfAtoms()
+    return model
 
 
 def official_v2(checkout: str | Path, **config: Any) -> nn.Module:

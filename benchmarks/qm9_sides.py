@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -154,18 +155,44 @@ class MACE(nn.Module):
         return gathered(out["node_energy"].float()[:, None], batch, self.kind)
 
 
+class Official(nn.Module):
+    """The official Equiformer (Liao & Smidt 2022), a model of its QM9 scripts, from a checkout on the module path.
+
+    What it would sum over atoms is gathered here; the mean, deviation and atoms' references that it can be given it
+    keeps without using them, so it gets none.
+    """
+
+    def __init__(self, data: dict[str, Any], options: dict[str, Any]) -> None:
+        super().__init__()
+        from benchmarks.official import official_v1
+
+        if data["kind"] == "tensor":
+            raise SystemExit("the official Equiformer's read-out gives invariants alone")
+        self.kind = data["kind"]
+        self.network = official_v1(folder_of("nets").parent, irreps_in="5x0e", radius=data["cutoff"], **options)
+
+    def forward(self, batch: Batch) -> Tensor:
+        found = self.network(None, batch["pos"], batch["edge_index"], batch["numbers"])
+        return gathered(found, batch, self.kind)
+
+
 def isotropic(values: Tensor) -> Tensor:
     """Multiples (rows, 9) of the unit matrix, of numbers (rows, 1)."""
     return values * torch.eye(3).flatten()
 
 
+def folder_of(package: str) -> Path:
+    """Of a package that is not imported yet."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"{package} is missing in {sys.executable}")
+    return Path(spec.submodule_search_locations[0])
+
+
 def bare(package: str) -> None:
     """Makes a package importable module by module: its own first lines import what only its programs need."""
-    spec = find_spec(package)
-    if spec is None or spec.submodule_search_locations is None:
-        raise SystemExit(f"{package} is missing in {sys.executable}")
     module = ModuleType(package)
-    module.__path__ = list(spec.submodule_search_locations)
+    module.__path__ = [str(folder_of(package))]
     sys.modules[package] = module
 
 
@@ -174,4 +201,5 @@ SIDES: dict[str, Callable[[dict[str, Any], dict[str, Any]], nn.Module]] = {
     "published": Published,
     "painn": PaiNN,
     "mace": MACE,
+    "official": Official,
 }

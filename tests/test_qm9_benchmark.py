@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ pytest.importorskip("ase", reason="needs the extra atoms")
 
 from benchmarks import qm9, qm9_learner, qm9_report
 from benchmarks.kept import KeptRuns
+from benchmarks.process import Place
+from benchmarks.qm9_sides import SIDES, gathered
 from examples.qm9 import data
 
 FOLDER = Path(data.__file__).resolve().parents[2] / "data" / "qm9"
@@ -93,6 +96,73 @@ def test_paces_are_of_one_time(tmp_path: Path) -> None:
     assert len(asked) == 2 * qm9.ROUNDS
     with pytest.raises(SystemExit, match="without that of MACE"):
         qm9.paces(kept, "numbers", files | {"MACE": tmp_path / "some.pt"}, places, 1.0)
+
+
+# Asks for modules as the official Equiformer does; of an atom it gives the radial functions of all its edges, summed.
+CHECKOUT = """
+import torch
+import torch_geometric
+from ocpmodels.models.gemnet.layers.radial_basis import RadialBasis
+from torch_cluster import radius_graph
+from torch_geometric.nn import global_max_pool, global_mean_pool
+from torch_scatter import scatter
+
+
+class Network(torch.nn.Module):
+    def __init__(self, irreps_in, radius, num_basis):
+        super().__init__()
+        assert irreps_in == "5x0e"
+        self.radius, self.rbf = radius, RadialBasis(num_basis, cutoff=radius, rbf={"name": "spherical_bessel"})
+
+    def forward(self, f_in, pos, batch, node_atom):
+        senders, receivers = radius_graph(pos, r=self.radius, batch=batch, max_num_neighbors=1000)
+        found = self.rbf((pos[senders] - pos[receivers]).norm(dim=1)).sum(1, keepdim=True)
+        return self.scale_scatter(scatter(found, receivers, dim=0, dim_size=len(pos)), batch, dim=0)
+"""
+FORWARD = """
+import sys, torch
+from benchmarks.qm9_learner import collate
+from benchmarks.qm9_sides import SIDES
+for name in sys.argv[1:]:
+    data = torch.load(name, weights_only=True)
+    model = SIDES["official"](data, {"name": "Network", "num_basis": 3})
+    torch.save(model(collate(data, data["valid"][:3])).detach(), f"{name}.found")
+"""
+
+
+@pytest.mark.slow
+def test_the_official_network_gets_the_edges_and_its_atoms_are_gathered(tmp_path: Path) -> None:
+    pytest.importorskip("e3nn", reason="needs the extra test")
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "__init__.py").write_text("raise ImportError('of other models')")
+    (tmp_path / "nets" / "graph_attention_transformer.py").write_text(CHECKOUT)
+    cutoff, files = 2.0, [tmp_path / "u0.pt", tmp_path / "homo.pt"]
+    for file in files:
+        qm9.write_molecules(data.read(FOLDER), file.stem, 30, (10, 5), cutoff, file)
+    done = Place(Path(sys.executable), tmp_path, ()).run("-c", FORWARD, *map(str, files))
+    assert done.returncode == 0, done.stderr
+    for file, kind in zip(files, ("sum", "mean"), strict=True):
+        content = torch.load(file, weights_only=True)
+        batch = qm9_learner.collate(content, content["valid"][:3])
+        distance = torch.cdist(batch["pos"], batch["pos"], compute_mode="donot_use_mm_for_euclid_dist")[..., None]
+        near = (distance < cutoff) & (batch["batch"][:, None] == batch["batch"])[..., None] & (distance > 0)
+        x = distance / cutoff
+        waves = (torch.arange(1, 4) * torch.pi * x).sin() / distance * (2 / cutoff) ** 0.5
+        of_atoms = torch.where(near, waves * (1 - 21 * x**5 + 35 * x**6 - 15 * x**7), 0).sum((1, 2))
+        found = torch.load(f"{file}.found", weights_only=True)
+        torch.testing.assert_close(found, gathered(of_atoms[:, None], batch, kind), atol=1e-4, rtol=1e-4)
+
+
+def test_sides_are_there_or_their_place_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {settings["side"] for settings in qm9.SETTINGS.values()} == set(SIDES)
+    assert set(qm9.LEFT_OUT) < set(qm9.SETTINGS)
+    for words, message in (
+        (["--sides", "Equiformer"], "where is Equiformer?"),
+        (["--official", "checkout"], "--official and --official-python go together"),
+    ):
+        with pytest.raises(SystemExit):
+            qm9.main(words)
+        assert message in capsys.readouterr().err
 
 
 def test_table() -> None:

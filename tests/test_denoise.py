@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from Bio.Align import PairwiseAligner, substitution_matrices
 
 from benchmarks.quality import FRESH, fresh_chains
 from examples.denoising import data, evaluate, report
-from examples.denoising.model import BackboneDenoiser, chain_relations, variance_left
+from examples.denoising.model import BackboneDenoiser, chain_relations, denoising_loss, variance_left
 from examples.denoising.settings import SHIPPED
 
 
@@ -43,7 +44,17 @@ def coordinates_of(protein: data.SCNProtein) -> np.ndarray:
 
 def small_denoiser() -> BackboneDenoiser:
     torch.manual_seed(0)
-    model = BackboneDenoiser(data.NUM_TOKENS, dim=(8, 4), depth=1, heads=2, dim_head=4, neighbors=4, chain_reach=2)
+    model = BackboneDenoiser(
+        data.NUM_TOKENS,
+        dim=(8, 4),
+        depth=1,
+        heads=2,
+        dim_head=4,
+        neighbors=4,
+        chain_reach=2,
+        networks=2,
+        start_reach=2,
+    )
     with torch.no_grad():
         for weight in model.parameters():  # the last layers begin at zero
             weight += 0.1 * torch.randn_like(weight)
@@ -207,6 +218,17 @@ def test_crop_is_a_piece_of_the_chain(splits: data.Splits) -> None:
     assert 1.5 < crop["noise"].std() < 2.5
 
 
+def test_hidden_residues_are_of_unknown_type(splits: data.Splits) -> None:
+    drawn = [data.draw_crop(splits.train[0], torch.Generator().manual_seed(0), 32, 1.0, share) for share in (0, 0.5, 1)]
+    none, some, all_ = (crop["tokens"].view(32, 3) for crop in drawn)
+    assert {data.residue_type(token) for token in all_.flatten().tolist()} == {"X"}
+    hidden = (some != none).any(1)
+    assert 5 < hidden.sum() < 27
+    assert torch.equal(some[hidden], all_[hidden])
+    assert torch.equal(some[~hidden], none[~hidden])
+    assert torch.equal(drawn[0]["coords"], drawn[1]["coords"])
+
+
 def test_crop_of_a_chain_that_is_too_short_is_padded(splits: data.Splits) -> None:
     protein = splits.train[0]
     crop = data.draw_crop(protein, torch.Generator(), length=100, noise=1.0)
@@ -241,14 +263,37 @@ def test_denoiser_is_equivariant_and_ignores_padding(splits: data.Splits) -> Non
     coords = (chain.coords + data.fixed_noise(chain, 1.0)).double()
     inputs = [tensor[None] for tensor in (chain.tokens, coords, chain.positions, chain.mask)]
     moved = model(*inputs)
-    assert moved.shape == (1, 36, 3)
-    assert moved.abs().max() > 1e-3
+    assert moved.shape == (2, 1, 36, 3)  # where each network leaves the points
+    start = model.start(*inputs)
+    for before, after in itertools.pairwise((start, *moved)):
+        assert (after - before).abs().max() > 1e-3
     turn, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
     turn *= torch.det(turn)
     torch.testing.assert_close(model(inputs[0], inputs[1] @ turn + 5, *inputs[2:]), moved @ turn)
     padded = [torch.cat((tensor, tensor[:, :4]), 1) for tensor in inputs]
     padded[3][:, -4:] = False
-    torch.testing.assert_close(model(*padded)[:, :36], moved)
+    torch.testing.assert_close(model(*padded)[:, :, :36], moved)
+
+
+def test_each_network_sees_where_the_one_before_left_the_points(splits: data.Splits) -> None:
+    model = small_denoiser().eval()
+    seen = []
+    for net in (*model.earlier, model.net):
+        net.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    chain = data.read_backbone(splits.test[0]).residues(0, 12)
+    inputs = [tensor[None] for tensor in (chain.tokens, chain.coords, chain.positions, chain.mask)]
+    first, _ = model(*inputs)
+    torch.testing.assert_close(seen[0], inputs[1] + model.start(*inputs))
+    torch.testing.assert_close(seen[1], inputs[1] + first)
+
+
+def test_loss_is_of_all_networks(splits: data.Splits) -> None:
+    crop = data.draw_crop(splits.train[0], torch.Generator().manual_seed(0), length=8, noise=1.0)
+    batch = {name: value[None] for name, value in crop.items()}
+    found = torch.stack([share * batch["noise"] for share in (-0.5, -0.8, -0.9)])
+    fixed = torch.nn.Module()
+    fixed.forward = lambda *_: found
+    assert float(denoising_loss(fixed, batch)) == pytest.approx(0.1**2 + 0.3 * (0.2**2 + 0.5**2), rel=1e-4)
 
 
 def test_variance_left() -> None:
@@ -272,10 +317,11 @@ def test_baselines(splits: data.Splits) -> None:
 
     # no other weights do better on the chains that they were fitted to
     fitted = evaluate.score(linear, train, 1.0).variance_left
+    weights = linear.map.weights.data
     for atom in range(3):
-        linear.weights[atom, 2] += 0.05
+        weights[atom, 2] += 0.05
         assert evaluate.score(linear, train, 1.0).variance_left > fitted
-        linear.weights[atom, 2] -= 0.05
+        weights[atom, 2] -= 0.05
 
 
 def test_rmsd_is_after_superposition(splits: data.Splits) -> None:

@@ -205,14 +205,17 @@ def test_two_processes(tmp_path: Path) -> None:
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
 
 
-def test_a_run_of_an_older_version_goes_on_with_its_optimizer(tmp_path: Path) -> None:
-    """Runs of 1.3 do not say which one they have: it was AdamW, whatever is the default now."""
-    small = [*SMALL, "--runs", tmp_path, "--optimizer", "adamw"]
+def test_a_run_of_an_older_version_goes_on_as_it_was(tmp_path: Path) -> None:
+    """Runs of 1.3 do not say that they have AdamW, one network that starts from the noised points, and know all
+    residues; and its weights have no other names."""
+    small = [*SMALL, "--runs", tmp_path, "--optimizer=adamw", "--networks=1", "--start-reach=0", "--hidden=0"]
     assert call(*small, "--steps=6", "--name", "whole") == 0
     assert call(*small, "--steps=6", "--name", "old", "--max-minutes=1e-6") == 0
     path = tmp_path / "old" / "checkpoint.pt"
     old = load_checkpoint(path)
-    del old["about"]["optimizer"]
+    assert {name.partition(".")[0] for name in old["model"]} == {"net"}
+    for name in ("optimizer", "networks", "start_reach", "hidden"):
+        del old["about"][name]
     save_checkpoint(path, old)
     assert call("--runs", tmp_path, "--resume", "old") == 0
     assert metrics_of(tmp_path / "old") == metrics_of(tmp_path / "whole")

@@ -49,21 +49,32 @@ Turnable(
 # %% [markdown]
 # ## The model
 #
-# `BackboneDenoiser` is an `Equiformer` with `reduce_dim_out=True`, whose `type1` is the displacement of each point. A
-# point attends to those within nine atoms along the chain, by an adjacency matrix, and to the eight nearest others;
-# how far apart two points are along the chain is a feature of their edge.
+# `BackboneDenoiser` is two `Equiformer`s with `reduce_dim_out=True`, whose `type1` is the displacement of each point.
+# The first starts from where a linear map of the neighbours along the chain puts the points, the second from where the
+# first leaves them: the less noise there is, the more the directions of edges say. A point attends to those within nine
+# atoms along the chain, by an adjacency matrix, and to the eight nearest others; how far apart two points are along the
+# chain is a feature of their edge.
 
 # %%
 model = BackboneDenoiser(
-    NUM_TOKENS, dim=(16, 8, 4), depth=2, heads=2, dim_head=8, neighbors=8, chain_reach=9
+    NUM_TOKENS,
+    dim=(16, 8, 4),
+    depth=1,
+    heads=2,
+    dim_head=8,
+    neighbors=8,
+    chain_reach=9,
+    networks=2,
+    start_reach=9,
 )
+model.start.fit(some_chains(splits.train, 40), NOISE)
 print(sum(p.numel() for p in model.parameters()), "parameters")
 
 # %% [markdown]
 # ## The loss
 #
 # The share of the noise's variance that is left, $|\epsilon + f(x + \epsilon)|^2 / |\epsilon|^2$, is one for a model
-# that does nothing. `SampleStream` draws crops of 32 residues and their noise. Sample $k$ depends on $k$ and the seed
+# that does nothing; what the first network leaves is added with a weight of 0.3. `SampleStream` draws crops of 32 residues and their noise. Sample $k$ depends on $k$ and the seed
 # alone, so that runs can be resumed exactly.
 
 # %%

@@ -160,8 +160,11 @@ def residue_type(token: int) -> str:
     return "X" if letter == VOCAB.pad_char else letter
 
 
-def draw_crop(protein: SCNProtein, generator: torch.Generator, length: int, noise: float) -> dict[str, Tensor]:
-    """A training sample: `length` residues around a random one that is there, padded, and noise for their points.
+def draw_crop(
+    protein: SCNProtein, generator: torch.Generator, length: int, noise: float, hidden: float = 0.0
+) -> dict[str, Tensor]:
+    """A training sample: `length` residues around a random one that is there, padded, and noise for their points. A
+    share `hidden` of the residues is of unknown type.
 
     Returns tokens, positions, mask (3 length,), and coords, noise (3 length, 3).
     """
@@ -175,8 +178,13 @@ def draw_crop(protein: SCNProtein, generator: torch.Generator, length: int, nois
     crop = chain.residues(start, start + length)
     padding = len(ATOMS) * length - len(crop.mask)
     pad = torch.nn.functional.pad
+    tokens = pad(crop.tokens, (0, padding))
+    if hidden:
+        chosen = torch.rand(length, generator=generator) < hidden
+        unknown = NUM_TOKENS - len(ATOMS) + tokens % len(ATOMS)
+        tokens = torch.where(chosen.repeat_interleave(len(ATOMS)), unknown, tokens)
     return {
-        "tokens": pad(crop.tokens, (0, padding)),
+        "tokens": tokens,
         "positions": pad(crop.positions, (0, padding)),
         "mask": pad(crop.mask, (0, padding)),
         "coords": pad(crop.coords, (0, 0, 0, padding)),

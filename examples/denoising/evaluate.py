@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from examples.denoising.chain_map import ChainMap
 from examples.denoising.data import ATOMS, Backbone, fixed_noise
 from examples.denoising.model import variance_left
 
 LINEAR_REACH = 3
-LINEAR_CHAINS = 200  # are enough to fit the linear baseline's 18 weights
+LINEAR_CHAINS = 200  # are enough to fit a linear map's few weights
 Predictor = Callable[[Backbone, Tensor], Tensor]
 """Of a backbone and its noised coordinates (points, 3): displacements (points, 3)."""
 
@@ -33,41 +34,17 @@ def predict_nothing(chain: Backbone, noised: Tensor) -> Tensor:
     return torch.zeros_like(noised)
 
 
-def _neighbour_differences(chain: Backbone, coords: Tensor) -> Tensor:
-    """x_(p+o) - x_p for o = ±1 … ±LINEAR_REACH along the chain, zero where it has no such atom: (points, 6, 3)."""
-    offsets = [o for o in range(-LINEAR_REACH, LINEAR_REACH + 1) if o]
-    differences = []
-    for offset in offsets:
-        there = chain.mask & chain.mask.roll(-offset) & (chain.positions.roll(-offset) - chain.positions == offset)
-        differences.append((coords.roll(-offset, 0) - coords) * there[:, None])
-    return torch.stack(differences, 1)
-
-
 class LinearPredictor:
-    r"""Least squares from the chain neighbours, the best that a linear map that knows of the chain can do:
-
-    .. math:: d_p = \sum_{0 < |o| \le 3} w_{a(p),\,o}\,(x_{p+o} - x_p),
-
-    one weight per kind of atom a and offset o; scalars, so it is equivariant to rotations.
-    """
+    """Least squares from the chain neighbours, the best that a linear map that knows of the chain can do."""
 
     def __init__(self, chains: list[Backbone], noise: float) -> None:
         """Fits the weights on `chains` with their fixed noise."""
-        gram = torch.zeros(len(ATOMS), 2 * LINEAR_REACH, 2 * LINEAR_REACH, dtype=torch.float64)
-        moment = torch.zeros(len(ATOMS), 2 * LINEAR_REACH, dtype=torch.float64)
-        for chain in chains:
-            drawn = fixed_noise(chain, noise)
-            features = _neighbour_differences(chain, chain.coords + drawn).double()
-            target = -drawn.double() * chain.mask[:, None]
-            atom = chain.tokens % len(ATOMS)
-            gram.index_add_(0, atom, torch.einsum("pix,pjx->pij", features, features))
-            moment.index_add_(0, atom, torch.einsum("pix,px->pi", features, target))
-        ridge = 1e-6 * torch.eye(2 * LINEAR_REACH, dtype=torch.float64)
-        self.weights = torch.linalg.solve(gram + ridge, moment).float()
+        self.map = ChainMap(LINEAR_REACH)
+        self.map.fit(chains, noise)
 
+    @torch.no_grad()
     def __call__(self, chain: Backbone, noised: Tensor) -> Tensor:
-        weights = self.weights[chain.tokens % len(ATOMS)]
-        return torch.einsum("pi,pix->px", weights, _neighbour_differences(chain, noised))
+        return self.map(chain.tokens, noised, chain.positions, chain.mask)
 
 
 class ModelPredictor:
@@ -80,7 +57,7 @@ class ModelPredictor:
     @torch.no_grad()
     def __call__(self, chain: Backbone, noised: Tensor) -> Tensor:
         inputs = (chain.tokens, noised, chain.positions, chain.mask)
-        return self.model(*(tensor[None].to(self.device) for tensor in inputs))[0].cpu()
+        return self.model(*(tensor[None].to(self.device) for tensor in inputs))[-1, 0].cpu()
 
 
 def rmsd(coords: Tensor, reference: Tensor) -> float:

@@ -36,6 +36,8 @@ def make_model(settings: Settings) -> BackboneDenoiser:
         dim_head=settings.dim_head,
         neighbors=settings.neighbors,
         chain_reach=settings.chain_reach,
+        networks=settings.networks,
+        start_reach=settings.start_reach,
     )
 
 
@@ -44,13 +46,16 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
     with accelerator.main_process_first():  # the others find what it downloaded
         splits = load_data(settings)
     model = make_model(settings)
+    some = data.some_chains(splits.train, evaluate.LINEAR_CHAINS)
+    if model.start is not None:
+        model.start.fit(some, settings.noise)
     valid, test = (data.some_chains(proteins, settings.held_out) for proteins in (splits.valid, splits.test))
 
     def validate(averaged: nn.Module) -> float:
         return evaluate.score(evaluate.ModelPredictor(averaged), valid, settings.noise).variance_left
 
     def leave(averaged: nn.Module) -> None:
-        linear = evaluate.LinearPredictor(data.some_chains(splits.train, evaluate.LINEAR_CHAINS), settings.noise)
+        linear = evaluate.LinearPredictor(some, settings.noise)
         report.write_report(folder, evaluate.ModelPredictor(averaged), linear, test, settings.noise)
 
     return Job(
@@ -58,7 +63,7 @@ def prepare(settings: Settings, folder: Path, resumed: bool, accelerator: Accele
         optimizer=optimizer_for(model, settings.optimizer, settings.lr, weight_decay=0.01),
         loss=denoising_loss,
         items=splits.train,
-        draw=partial(data.draw_crop, length=settings.crop, noise=settings.noise),
+        draw=partial(data.draw_crop, length=settings.crop, noise=settings.noise, hidden=settings.hidden),
         validate=validate,
         report=leave,
         data=f"{len(splits.train)} chains to train on, {len(valid)} to validate, {len(test)} to test",

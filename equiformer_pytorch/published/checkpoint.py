@@ -55,6 +55,8 @@ class FromCheckpoint(Potential):
         (the arguments themselves, or as official trainers nest them: ``model_attributes`` or ``model``), averaged
         weights under ``ema``, and ``normalizers`` and ``elementrefs``, which become `scales`. Constants and the
         parts for denoising (``force_embedding.``, ``dens_block.``) are left out. A mere state dict will do, too.
+        :class:`EquiformerV2` also reads files of fairchem 1's model ``hydra`` that have its backbone and heads, such as
+        OMat24's ``eqV2_31M_omat.pt``; of these ``denoising_pos_block.`` and ``energy_lin_ref`` are left out, too.
 
         Args:
             source: a file, read with ``weights_only=True`` (no code of it is run), or its contents.

@@ -139,6 +139,8 @@ def test_normalisers_of_a_stress_and_its_parts():
     energies = references("decomposed")
     assert energies is not None
     assert model.element_energies()[6] == energies[6]
+    of_denoising = EquiformerV2.from_checkpoint(file_of("denoising"))
+    assert of_denoising.scales.normalizers == {"forces": (0.0, 0.43)}
 
 
 ENERGY = {"module": "equiformer_v2_energy_head"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +63,14 @@ def fill(model: nn.Module) -> None:
     """Weights that depend on nothing but their names and shapes, so that no file need hold them."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            at = torch.arange(parameter.numel(), dtype=torch.float64) * 1.37 + sum(name.encode()) % 97
-            offset = 1.0 if parameter.ndim == 1 and name.endswith(("weight", "affine_weight")) else 0.0
-            parameter.copy_(offset + 0.5 * (at * at * 0.11).sin().view_as(parameter))
+            parameter.copy_(filling(name, parameter.shape))
+
+
+def filling(name: str, shape: Sequence[int]) -> Tensor:
+    """The weight of this name and shape."""
+    at = torch.arange(math.prod(shape), dtype=torch.float64) * 1.37 + sum(name.encode()) % 97
+    offset = 1.0 if len(shape) == 1 and name.endswith(("weight", "affine_weight")) else 0.0
+    return offset + 0.5 * (at * at * 0.11).sin().view(*shape)
 
 
 def build(kind: str = "v2", **changes: Any) -> EquiformerV2 | EquiformerV3:

@@ -117,8 +117,8 @@ print(
 # | `atoms.info["charge"]`, `atoms.info["spin"]` | the same, with the same defaults |
 # | experts merged for the first structure: `inference_settings` but `"batch"` (`"turbo"` is gone) | the calculator mixes them once for a composition; `model.merged(atoms)` is a network without experts |
 # | `OCPCalculator(checkpoint_path="eq2_31M_ec4_allmd.pt")` (fairchem 1, OC20) | `EquiformerCalculator("eq2_31M_ec4_allmd.pt")` |
-# | the same with OMat24's `eqV2_31M_omat.pt` (fairchem 1, model `hydra`) | not read: backbone and heads are laid out otherwise, and its stress head is not here |
-# | a configuration's `model:` of `equiformer_v2`, or `backbone:` of `equiformer_v2_backbone` (fairchem 1) | `EquiformerV2(**entry)` without `name`, `model` and what only fairchem has: `use_pbc_single`, `enforce_max_neighbors_strictly`, `use_energy_lin_ref`, `load_energy_lin_ref`, `activation_checkpoint` |
+# | the same with OMat24's `eqV2_31M_omat.pt` (fairchem 1, model `hydra`) | the same: energy, forces and stress; heads for denoising are left out |
+# | a configuration's `model:` of `equiformer_v2`, or `backbone:` of `equiformer_v2_backbone` (fairchem 1) | `EquiformerV2(**entry)` without `name`, `model` and what only fairchem has: `use_pbc_single`, `use_energy_lin_ref`, `load_energy_lin_ref`, `activation_checkpoint`; of `heads:` the options of `rank2_symmetric_head` as `stress_head=…` |
 # | `.aselmdb` data sets | `load_structures("data.aselmdb", …)`, with `pip install "equiformer-pytorch[lmdb]"` |
 # | fine-tuning by a configuration, `fairchem -c …` | `equiformer train --train … --checkpoint file.pt` |
 #

@@ -216,6 +216,7 @@ def load_structures(
     cutoff: float,
     *,
     max_neighbors: int | None = None,
+    strict_neighbors: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
     dtype: torch.dtype | None = None,
     keys: Mapping[str, str] | None = None,
@@ -235,6 +236,8 @@ def load_structures(
         path: a file or several.
         cutoff: radius of the graph, in Å.
         max_neighbors: at most so many nearest neighbours of an atom; all within the cutoff by default.
+        strict_neighbors: False: also those that are hardly farther than the first one left out, see
+            :func:`~equiformer_pytorch.graph.periodic.radius_graph`; as the potential's `strict_neighbors`.
         on_error: what to do with a record that cannot be used, be it unreadable, cut short, not finite, or with labels
             of the wrong shape: "raise" a ValueError that names file, record and reason, or "skip" it and name all
             that were skipped in one warning.
@@ -258,7 +261,7 @@ def load_structures(
         raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
     check_number("cutoff", cutoff, 0, whole=False, exclusive=True)
     check_number("max_neighbors", max_neighbors, 1)
-    form = Form(cutoff, max_neighbors, torch.get_default_dtype() if dtype is None else dtype)
+    form = Form(cutoff, max_neighbors, strict_neighbors, torch.get_default_dtype() if dtype is None else dtype)
     reader = LabelReader(keys, targets, inputs)
     paths = [Path(p) for p in ([path] if isinstance(path, str | Path) else path)]
     for file in paths:

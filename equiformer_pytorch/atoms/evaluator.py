@@ -61,11 +61,11 @@ class KeptNeighbours:
         checks.check_number("skin", skin, 0, whole=False)
         self.skin, self.device = float(skin), device
         self.searches = 0
-        self._kept: dict[tuple[float, int | None, bool], tuple[Frame, Tensor, Tensor]] = {}
+        self._kept: dict[tuple[float, int | None, bool, bool], tuple[Frame, Tensor, Tensor]] = {}
 
     def __call__(self, potential: Potential, frame: Frame) -> tuple[Tensor, Tensor]:
         """Senders and receivers (2, edges), and offsets (edges, 3), as far as a potential sees."""
-        kind = (potential.cutoff, potential.max_neighbors, potential.use_pbc)
+        kind = (potential.cutoff, potential.max_neighbors, potential.strict_neighbors, potential.use_pbc)
         skin = self.skin if potential.max_neighbors is None else 0.0
         if kind in self._kept and _still_holds(self._kept[kind][0], frame, skin):
             return self._kept[kind][1:]
@@ -75,6 +75,7 @@ class KeptNeighbours:
             cell=torch.as_tensor(frame.cell, device="cpu")[None],
             pbc=torch.as_tensor(frame.pbc & potential.use_pbc, device="cpu")[None],
             max_neighbors=potential.max_neighbors,
+            strict_neighbors=potential.strict_neighbors,
         )
         self.searches += 1
         self._kept[kind] = (frame.copy(), edge_index.to(self.device), cell_offsets.to(self.device))

@@ -30,6 +30,7 @@ class Form:
 
     cutoff: float
     max_neighbors: int | None
+    strict_neighbors: bool
     dtype: torch.dtype
 
 
@@ -91,7 +92,13 @@ def make_items(structures: Sequence[Checked], form: Form) -> list[dict[str, Tens
         )
     )
     edge_index, offsets = radius_graph(
-        pos, form.cutoff, batch=number, cell=cell, pbc=pbc, max_neighbors=form.max_neighbors
+        pos,
+        form.cutoff,
+        batch=number,
+        cell=cell,
+        pbc=pbc,
+        max_neighbors=form.max_neighbors,
+        strict_neighbors=form.strict_neighbors,
     )
     of_edge = number.index_select(0, edge_index[1])
     edges = (edge_index - start.index_select(0, of_edge)).numpy(), offsets.numpy()

@@ -71,6 +71,7 @@ def _of_potential(file: Path, contents: Mapping[str, Any]) -> dict[str, str]:
         name: value for name, value in model.config.items() if name not in ("species", "cutoff", "targets", "inputs")
     }
     neighbours = "" if model.max_neighbors is None else f", at most {model.max_neighbors} neighbours"
+    neighbours += "" if model.strict_neighbors else " and those nearly as far as the next"
     energies = model.element_energies()
     named = {symbol: float(energies[z]) for z, symbol in _symbols(model.elements).items() if energies[z] != 0}
     targets = [

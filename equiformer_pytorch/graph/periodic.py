@@ -29,6 +29,8 @@ FEW_OPEN, FEW_EACH = 2**15, 2**13
 FLAT = 1e-9
 # Points closer than this share of the cutoff lie on top of each other.
 CLOSEST = 1e-6
+# Difference of squared distances below which neighbours count as equally far, where that is asked for.
+NEARLY = 0.01
 # The search looks a little farther than the cutoff, and the distances that decide are always computed the same way.
 MARGIN = 1 + 1e-9
 
@@ -42,6 +44,7 @@ def radius_graph(
     cell: Float[Tensor, "... 3"] | None = None,
     pbc: bool | Sequence[Any] | Shaped[Tensor, "..."] | None = None,
     max_neighbors: int | None = None,
+    strict_neighbors: bool = True,
 ) -> tuple[Int[Tensor, "2 edges"], Int[Tensor, "edges 3"]]:
     """`edge_index` (sender, receiver) and `cell_offsets` of all pairs closer than the cutoff, as ASE's neighbour list
     has them; sorted by receiver, then sender, then offset. Found in float64, on the device of `pos`.
@@ -55,6 +58,9 @@ def radius_graph(
         pbc: which axes are periodic: one bool, three, or (structures, 3); numbers 0 and 1 will do. Default: all where
             there is a cell.
         max_neighbors: only the nearest so many of each receiver; of those equally far the first in the order above.
+        strict_neighbors: False: with the nearest one that `max_neighbors` leaves out, at distance d, all whose squared
+            distance is at most d² + 0.01. Then symmetry decides, not the order of points. (fairchem 1 does so with
+            ``enforce_max_neighbors_strictly=False``, in Å².)
 
     Raises:
         ValueError, TypeError: for positions that are not finite or on top of each other, a periodic cell without
@@ -82,7 +88,7 @@ def radius_graph(
         if within < len(found.senders):
             found = found.only((found.distance < cutoff).nonzero().squeeze(1))
         if max_neighbors is not None:
-            found = found.only(_nearest(found, len(pos), max_neighbors))
+            found = found.only(_nearest(found, len(pos), max_neighbors, strict_neighbors))
     edge_index = torch.stack((found.senders, found.receivers))
     offsets = edge_index.new_zeros(3, edge_index.shape[1]) if found.offsets is None else found.offsets
     return edge_index, offsets.T.contiguous()
@@ -198,10 +204,18 @@ def _coincident(found: Found) -> ValueError:
     )
 
 
-def _nearest(found: Found, points: int, count: int) -> Int[Tensor, " some"]:
-    """The nearest so many edges of each receiver, in their order; of those equally far the first."""
+def _nearest(found: Found, points: int, count: int, strict: bool) -> Int[Tensor, " some"]:
+    """The nearest so many edges of each receiver, in their order; of those equally far the first, or, unless it is to
+    be `strict`, all that are hardly farther than the first one beyond."""
     by_distance = found.distance.argsort(stable=True)
     order = by_distance.index_select(0, found.receivers.index_select(0, by_distance).argsort(stable=True))
     receivers = found.receivers.index_select(0, order)  # as before: edges are sorted by receiver
     rank = torch.arange(len(order), device=order.device) - torch.searchsorted(receivers, receivers)
-    return torch.zeros_like(order, dtype=torch.bool).index_copy(0, order, rank < count).nonzero().squeeze(1)
+    kept = rank < count
+    if not strict:
+        square = found.distance.index_select(0, order).square()
+        limit = square.new_full((points,), math.inf).masked_scatter(
+            torch.bincount(receivers, minlength=points) > count, square[rank == count] + NEARLY
+        )
+        kept = square <= limit.index_select(0, receivers)
+    return torch.zeros_like(order, dtype=torch.bool).index_copy(0, order, kept).nonzero().squeeze(1)

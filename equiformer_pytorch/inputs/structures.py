@@ -61,13 +61,16 @@ class Structures:
         """A tensor of atoms in the caller's order, in this order."""
         return x if self.place is None else x.index_select(0, self.place.argsort())
 
-    def with_edges(self, cutoff: float, max_neighbors: int | None, periodic: bool = True) -> Structures:
+    def with_edges(
+        self, cutoff: float, max_neighbors: int | None, periodic: bool = True, strict_neighbors: bool = True
+    ) -> Structures:
         """The structures with all edges within the cutoff, unless the caller gave some.
 
         Args:
             cutoff: Å.
             max_neighbors: the nearest so many of each receiver; None: all.
             periodic: whether structures repeat along their cell vectors.
+            strict_neighbors: whether there are never more than `max_neighbors`.
         """
         if self.edge_index is not None:
             return self
@@ -84,7 +87,13 @@ class Structures:
         pbc = None if self.pbc is None or not periodic else plain(self.pbc)
         with outside_transforms():
             edge_index, offsets = radius_graph(
-                pos, cutoff, batch=batch, cell=cell, pbc=pbc, max_neighbors=max_neighbors
+                pos,
+                cutoff,
+                batch=batch,
+                cell=cell,
+                pbc=pbc,
+                max_neighbors=max_neighbors,
+                strict_neighbors=strict_neighbors,
             )
         return replace(self, edge_index=edge_index, cell_offsets=None if cell is None else offsets)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,8 +18,10 @@ from equiformer_pytorch.published.attention import VECTORS, AttentionOptions, Gr
 from equiformer_pytorch.published.block import Block
 from equiformer_pytorch.published.checkpoint import FromCheckpoint
 from equiformer_pytorch.published.drop import EquivariantDropout
+from equiformer_pytorch.published.edge_stress import EdgeStressArguments, EdgeStressHead
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.feedforward import INVARIANTS, FeedForward
+from equiformer_pytorch.published.hydra import from_hydra, is_hydra
 from equiformer_pytorch.published.infer import infer_v2
 from equiformer_pytorch.published.model import PublishedModel, Stack
 from equiformer_pytorch.published.norm import DegreeNorm, MergedNorm, SeparableNorm
@@ -79,6 +82,8 @@ class EquiformerV2Arguments:
     detach_frames: bool = flag(False)
     avg_num_nodes: float = positive(AVG_NUM_NODES)
     avg_degree: float = positive(AVG_DEGREE)
+    enforce_max_neighbors_strictly: bool = flag(True)
+    stress_head: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -90,6 +95,8 @@ class EquiformerV2Arguments:
             raise ValueError("share_atom_edge_embedding needs use_atom_edge_embedding")
         if self.regress_forces and lmax < 1:
             raise ValueError("regress_forces needs a degree of at least 1 in lmax_list")
+        if self.stress_head is not None and lmax < 2:
+            raise ValueError("stress_head needs a degree of at least 2 in lmax_list")
         check_grid("grid_resolution", self.grid, lmax)
 
     @property
@@ -99,8 +106,8 @@ class EquiformerV2Arguments:
 
 
 class EquiformerV2(FromCheckpoint, PublishedModel):
-    r"""Energies of structures, and forces by a separate head, from atoms and their neighbours (Liao et al. 2024, arXiv
-    2306.12059). In each layer, and at the end,
+    r"""Energies of structures, and forces and stress by separate heads, from atoms and their neighbours (Liao et al.
+    2024, arXiv 2306.12059). In each layer, and at the end,
 
     .. math:: x ← x + \mathrm{Attention}(\mathrm{norm}\,x), \qquad x ← x + \mathrm{FeedForward}(\mathrm{norm}\,x),
         \qquad E = \frac{1}{\bar n} \sum_i \epsilon(\mathrm{norm}\,x_i),
@@ -147,6 +154,14 @@ class EquiformerV2(FromCheckpoint, PublishedModel):
             energy is not the force.
         avg_num_nodes, avg_degree: (not in the official code, constants there) what sums over atoms and neighbours are
             divided by.
+        enforce_max_neighbors_strictly: (of fairchem 1) False: neighbours at nearly the distance of the nearest one
+            beyond `max_neighbors`, and that one itself, are kept, too, so that symmetry decides and not the order of
+            atoms; see :func:`~equiformer_pytorch.graph.periodic.radius_graph`.
+        stress_head: (of fairchem 1) have a head for the stress, eV/Å³, positive under tension, with these options of
+            its ``rank2_symmetric_head``: `decompose`, `edge_level_mlp`, `num_mlp_layers`,
+            `use_source_target_embedding`, `extensive`, `avg_num_nodes`; {} for its defaults. It is no derivative of
+            the energy, as the forces are none, and turns with the structure only as far as was learned: see
+            :class:`~equiformer_pytorch.published.edge_stress.EdgeStressHead`.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -163,6 +178,7 @@ class EquiformerV2(FromCheckpoint, PublishedModel):
         (lmax,), (mmax,) = given.lmax_list, given.mmax_list
         self.cutoff, self.max_neighbors, self.use_pbc = float(given.max_radius), given.max_neighbors, given.use_pbc
         self.avg_num_nodes, self.detach_frames = given.avg_num_nodes, given.detach_frames
+        self.strict_neighbors = given.enforce_max_neighbors_strictly
         normal = given.weight_init == "normal"
         self.sphere_embedding = nn.Embedding(given.max_num_elements, given.sphere_channels)
         self.distance_expansion, self.envelope = GaussianSmearing(self.cutoff, BASIS), None
@@ -238,6 +254,16 @@ class EquiformerV2(FromCheckpoint, PublishedModel):
         self.energy_block = feed_forward(1, INVARIANTS)
         self.force_block = attention(1, replace(options, weights_drop=0.0), VECTORS) if given.regress_forces else None
         self.stress_block = None
+        if given.stress_head is not None:
+            of_stress = EdgeStressArguments.of("stress_head", given.stress_head)
+            self.stress_block = EdgeStressHead(given.sphere_channels, lmax, norm(lmax, 1), of_stress)
+
+    @classmethod
+    def laid_out(cls, contents: Mapping[str, Any], ema: bool) -> Mapping[str, Any]:
+        return from_hydra(contents, ema) if is_hydra(contents) else contents
+
+    def leave_out_stress_head(self) -> None:
+        self.stress_block = self.config["stress_head"] = None
 
     def _atom_energies(self, x: Float[Tensor, "atoms components channels"]) -> Float[Tensor, " atoms"]:
         return self.energy_block(x)[:, 0, 0]

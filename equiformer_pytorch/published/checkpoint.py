@@ -55,6 +55,8 @@ class FromCheckpoint(Potential):
         (the arguments themselves, or as official trainers nest them: ``model_attributes`` or ``model``), averaged
         weights under ``ema``, and ``normalizers`` and ``elementrefs``, which become `scales`. Constants and the
         parts for denoising (``force_embedding.``, ``dens_block.``) are left out. A mere state dict will do, too.
+        :class:`EquiformerV2` also reads files of fairchem 1's model ``hydra`` that have its backbone and heads, such as
+        OMat24's ``eqV2_31M_omat.pt``; of these ``denoising_pos_block.`` and ``energy_lin_ref`` are left out, too.
 
         Args:
             source: a file, read with ``weights_only=True`` (no code of it is run), or its contents.
@@ -68,10 +70,10 @@ class FromCheckpoint(Potential):
             ValueError: naming every missing, unexpected or misshapen key; or what the file lacks.
             TypeError: if the source is neither a path nor a mapping.
         """
-        contents = read_saved(source)
+        contents = cls.laid_out(read_saved(source), ema)
         weights = weights_of(contents)
         parameters_in_order = [name for name in weights if not BUFFERS.search(name)]
-        arguments = _configuration(contents)
+        arguments = configuration(contents)
         if arguments is None and config is None:
             arguments = cls.infer_config(weights)
         model = cls(**{**(arguments or {}), **(config or {})})
@@ -86,6 +88,16 @@ class FromCheckpoint(Potential):
         return model.eval()
 
     @classmethod
+    def laid_out(cls, contents: Mapping[str, Any], ema: bool) -> Mapping[str, Any]:
+        """Contents of a file as :meth:`from_checkpoint` explains them, whoever wrote it.
+
+        Args:
+            contents: of the file.
+            ema: whether averaged weights are wanted.
+        """
+        return contents
+
+    @classmethod
     def from_file(cls: type[Model], contents: Mapping[str, Any]) -> Model:
         return cls.from_checkpoint(contents, ema=bool(contents.get("ema")))
 
@@ -97,7 +109,7 @@ class FromCheckpoint(Potential):
         return self.scales.to_checkpoint()
 
 
-def _configuration(contents: Mapping[str, Any]) -> dict[str, Any] | None:
+def configuration(contents: Mapping[str, Any]) -> dict[str, Any] | None:
     """The arguments that the file gives, None if it gives none."""
     found = contents.get("config")
     if found is None:
@@ -122,17 +134,31 @@ def _chosen(tensors: Mapping[str, Tensor], ignore: Sequence[str]) -> dict[str, T
 def _averaged(
     ema: Any, weights: Mapping[str, Tensor], names: Sequence[str], ignore: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Averaged weights: by name, or a list ``shadow_params`` in the order of the parameters."""
+    """Averaged weights without constants and what is to be left out."""
+    averaged = _chosen(averages(ema, names), ignore)
+    in_order = isinstance(ema, Mapping) and "shadow_params" in ema
+    return {name: averaged[name] for name in weights} if in_order else averaged
+
+
+def averages(ema: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """Averaged weights by plain name, from an entry ``ema``, which has them by name or as a list ``shadow_params``.
+
+    Args:
+        ema: the entry.
+        names: those of the parameters, in their order.
+
+    Raises:
+        ValueError: there are none, or not as many.
+    """
     if not isinstance(ema, Mapping):
         raise ValueError("the source has no averaged weights: ema is missing")
     shadows = ema.get("shadow_params")
     if shadows is None:
         tensors = ema.get("state_dict", ema)
-        return _chosen({plain_name(k): v for k, v in tensors.items() if isinstance(v, Tensor)}, ignore)
+        return {plain_name(k): v for k, v in tensors.items() if isinstance(v, Tensor)}
     if len(shadows) != len(names):
         raise ValueError(f"ema has {len(shadows)} tensors for the {len(names)} parameters of state_dict")
-    averaged = _chosen(dict(zip(names, shadows, strict=True)), ignore)
-    return {name: averaged[name] for name in weights}
+    return dict(zip(names, shadows, strict=True))
 
 
 def compare_weights(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -88,8 +88,23 @@ def infer_v2(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     found["use_gate_act"] = extra == lmax * hidden and (lmax > 1 or "blocks.0.ga.gate_act.expand_index" in tensors)
     grid = need(tensors, f"SO3_grid.{lmax}.{mmax}.to_grid_mat")
     found["grid_resolution"] = grid.shape[0] if grid.shape[0] == grid.shape[1] else None
-    warn_untraced("max_neighbors, dropout")
+    found["stress_head"] = _stress_head_v2(tensors, found["sphere_channels"])
+    of_stress = "" if found["stress_head"] is None else ", edge_level_mlp and extensive of stress_head"
+    warn_untraced(f"max_neighbors, enforce_max_neighbors_strictly, avg_num_nodes, avg_degree, dropout{of_stress}")
     return found
+
+
+def _stress_head_v2(tensors: Mapping[str, Tensor], channels: int) -> dict[str, Any] | None:
+    prefix = "stress_block.block."
+    networks = {name.split(".")[2] for name in tensors if name.startswith(prefix)}
+    if not networks:
+        return None
+    name = sorted(networks)[0]
+    return {
+        "decompose": "irrep2_MLP" in networks,
+        "num_mlp_layers": sum(each.startswith(f"{prefix}{name}.") and each.endswith("weight") for each in tensors),
+        "use_source_target_embedding": need(tensors, f"{prefix}{name}.0.weight").shape[1] > channels,
+    }
 
 
 def infer_v3(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.base.potential import Potential
 from equiformer_pytorch.base.tracing import lasting, lasting_tensors
 from equiformer_pytorch.graph.edges import EdgeGraph
-from equiformer_pytorch.graph.frames import EdgeFrames, check_frames
+from equiformer_pytorch.graph.frames import EdgeFrames, check_frames, edge_lengths
 from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, stresses_of, with_slope
 from equiformer_pytorch.inputs.structures import Structures, gather_structures
 from equiformer_pytorch.layers.radial import Envelope
 from equiformer_pytorch.legacy.modules import adopt, is_old
 from equiformer_pytorch.published.attention import GraphAttention
 from equiformer_pytorch.published.block import Block
+from equiformer_pytorch.published.edge_stress import EdgeStressHead
 from equiformer_pytorch.published.embedding import EdgeDegreeEmbedding
 from equiformer_pytorch.published.heads import StressHead
 from equiformer_pytorch.published.radial import GaussianSmearing
@@ -78,7 +79,7 @@ class PublishedModel(Potential, ExactConstants):
     norm: nn.Module
     energy_block: nn.Module
     force_block: GraphAttention | None
-    stress_block: StressHead | None
+    stress_block: StressHead | EdgeStressHead | None
 
     avg_num_nodes: float
     gradient_forces: bool = False
@@ -154,7 +155,7 @@ class PublishedModel(Potential, ExactConstants):
             "edge_frames": edge_frames,
         }
         if stress and "stress" not in self.gives:
-            raise ValueError("stress is wanted, and the model gives none (regress_stress is False)")
+            raise ValueError("stress is wanted, and the model gives none")
         recorded = torch.is_grad_enabled()
         with lasting_tensors():
             structures = self._gather(data, given, with_volume=stress is True)
@@ -239,7 +240,7 @@ class PublishedModel(Potential, ExactConstants):
 
     def _of_structures(self, structures: Structures, wanted: Wanted, recorded: bool) -> dict[str, Any]:
         """Outputs in the caller's order; those wanted that the model has."""
-        structures = structures.with_edges(self.cutoff, self.max_neighbors, self.use_pbc)
+        structures = structures.with_edges(self.cutoff, self.max_neighbors, self.use_pbc, self.strict_neighbors)
         geometry = edge_geometry(structures, torch.promote_types(self.sphere_embedding.weight.dtype, torch.float32))
 
         def outputs_of(vectors: Tensor) -> dict[str, Any]:
@@ -277,7 +278,12 @@ class PublishedModel(Potential, ExactConstants):
             outputs["energies"] = structures.restored(per_atom) / self.avg_num_nodes
         if self.force_block is not None and wanted.forces:
             outputs["forces"] = structures.restored(self.force_block(x, edges).squeeze(-1))
-        if self.stress_block is not None and wanted.stress:
+        if self.stress_block is None or not wanted.stress:
+            return outputs
+        if isinstance(self.stress_block, EdgeStressHead):
+            distance, *_ = edge_lengths(vectors.detach() if self.detach_frames else vectors)
+            outputs["stress"] = self.stress_block(x, edges, distance, batch, structures.count)
+        else:
             outputs["stress"] = self.stress_block.of_structures(x, batch, structures.count)
         return outputs
 

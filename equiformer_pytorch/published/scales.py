@@ -11,16 +11,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from equiformer_pytorch.base.checks import check_within
+from equiformer_pytorch.published.heads import symmetric_tensors
 
 # What is a part of something else, of each atom.
 PARTS = {"energies": "energy", "stresses": "stress"}
+# Parts of a stress that may have normalisers of their own, and their components among those of a symmetric tensor.
+STRESS_PARTS = {"stress_isotropic": (0, 1), "stress_anisotropic": (4, 9)}
 # Names of normalisers in older files.
 OLD_NAMES = {"target": "energy", "grad_target": "forces"}
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Per output (mean, deviation), and the energy of each element: y ↦ y · deviation + mean, + Σ energies of atoms."""
+    """Per output (mean, deviation), and the energy of each element: y ↦ y · deviation + mean, + Σ energies of atoms.
+
+    A stress may have them for its parts, ``stress_isotropic`` and ``stress_anisotropic``; they act first."""
 
     normalizers: dict[str, tuple[float, float]] = field(default_factory=dict)
     element_energies: Float[Tensor, " elements"] | None = None
@@ -72,11 +77,15 @@ class Scales:
         float32 holds."""
         scaled = {}
         for name, value in outputs.items():
-            mean, deviation = self.normalizers.get(PARTS.get(name, name), (0.0, 1.0))
-            if name in PARTS and mean:
+            whole = PARTS.get(name, name)
+            mean, deviation = self.normalizers.get(whole, (0.0, 1.0))
+            if whole == "stress" and self.normalizers.keys() & STRESS_PARTS:
+                value, shift = self._of_stress_parts(value)
+                mean = shift * deviation + mean
+            if name in PARTS and (isinstance(mean, Tensor) or mean):
                 ones = torch.ones_like(batch, dtype=torch.float64)
                 atoms = torch.zeros_like(outputs["energy"], dtype=torch.float64).index_add(0, batch, ones)
-                mean = (mean / atoms)[batch].view(-1, *[1] * (value.ndim - 1))
+                mean = (mean / atoms.view(-1, *[1] * (value.ndim - 1)))[batch]
             scaled[name] = (value.double() if name in ("energy", "energies") else value) * deviation + mean
         if self.element_energies is not None:
             known = self.element_energies.shape[0]
@@ -86,3 +95,12 @@ class Scales:
             if "energies" in scaled:
                 scaled["energies"] = scaled["energies"] + of_atoms
         return scaled
+
+    def _of_stress_parts(self, stress: Float[Tensor, "*structures 9"]) -> tuple[Tensor, Float[Tensor, "9"]]:
+        """The stress with its parts scaled, and what is still to be added to it."""
+        tensors = symmetric_tensors().to(stress)
+        scale, shift = torch.ones_like(tensors[0]), torch.zeros_like(tensors[0])
+        for name, (first, last) in STRESS_PARTS.items():
+            mean, deviation = self.normalizers.get(name, (0.0, 1.0))
+            shift[first:last], scale[first:last] = mean, deviation
+        return ((stress @ tensors.mT) * scale) @ tensors, shift @ tensors

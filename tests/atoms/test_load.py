@@ -217,7 +217,7 @@ def test_stress_where_there_is_one(kind: str) -> None:
     batch["cell"] = 10 * torch.eye(3, dtype=torch.float64).expand_as(batch["cell"])
     model = model_of(kind)
     if kind == "v2":
-        with pytest.raises(ValueError, match="regress_stress is False"):
+        with pytest.raises(ValueError, match="the model gives none"):
             predict(model, batch, stress=True)
     else:
         out = predict(model, batch, stress=True)

@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -123,6 +124,33 @@ def test_equal_to_the_obvious(data):
                 for i in range(count):
                     nearest = sorted(length(edge) for edge in expected if edge[0] == i)[:cap]
                     assert sorted(length(edge) for edge in chosen if edge[0] == i) == nearest
+
+
+@pytest.mark.parametrize("cap", [1, 3, 7, 100])
+def test_neighbours_nearly_as_far_as_the_first_beyond_are_kept(search, cap: int):
+    """Unless the number is strict: all whose square is at most 0.01 more; of each point by itself."""
+    pos = 0.3 * torch.randn(6, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    pos = pos + torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [8, 8, 8], [8, 8, 9]]).double()
+    structure, cell = torch.tensor([0, 0, 0, 0, 1, 1]), torch.diag(torch.tensor([2.0, 2.1, 2.05])).double()
+    options: dict[str, Any] = {"batch": structure, "cell": torch.stack((cell, 3 * cell))}
+    edge_index, offsets = radius_graph(pos, 2.6, **options)
+    vectors = pos[edge_index[0]] + (offsets.double()[:, None] @ options["cell"][structure[edge_index[0]]])[:, 0]
+    square = (vectors - pos[edge_index[1]]).square().sum(1)
+    kept = torch.zeros_like(square, dtype=torch.bool)
+    for point in range(6):
+        own = edge_index[1] == point
+        beyond = square[own].sort().values[cap:]
+        kept |= own & (square <= (beyond[0] + 0.01 if len(beyond) else torch.inf))
+    found = radius_graph(pos, 2.6, **options, max_neighbors=cap, strict_neighbors=False)
+    assert torch.equal(found[0], edge_index[:, kept])
+    assert torch.equal(found[1], offsets[kept])
+
+
+def test_which_neighbours_are_kept_is_a_matter_of_symmetry(search):
+    """Of a cubic lattice, whole shells."""
+    for cap, shells in ((1, 6), (5, 6), (6, 18), (17, 18), (18, 26), (26, 26)):
+        found = radius_graph(torch.zeros(1, 3), 1.9, cell=torch.eye(3), max_neighbors=cap, strict_neighbors=False)
+        assert found[0].shape == (2, shells)
 
 
 def test_ties_go_to_the_first(search):

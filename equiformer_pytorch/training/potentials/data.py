@@ -38,6 +38,7 @@ class Form:
 
     cutoff: float
     max_neighbors: int | None
+    strict_neighbors: bool
     dtype: torch.dtype | None
     targets: dict[str, Target]
     inputs: dict[str, Input]
@@ -120,6 +121,7 @@ def load(
                 cast(Any, paths),
                 form.cutoff,
                 max_neighbors=form.max_neighbors,
+                strict_neighbors=form.strict_neighbors,
                 on_error="skip" if lazy or settings.skip_damaged else "raise",
                 dtype=form.dtype,
                 keys=assigned(settings.keys),

@@ -84,7 +84,7 @@ def _check_committee(members: Sequence[Potential], files: Sequence[Path]) -> Non
     """All members are given the same edges and inputs, and compared with the same labels."""
     first = members[0]
     for member, file in zip(members[1:], files[1:], strict=True):
-        for name in ("cutoff", "max_neighbors", "use_pbc", "inputs", "targets"):
+        for name in ("cutoff", "max_neighbors", "strict_neighbors", "use_pbc", "inputs", "targets"):
             has, wanted = getattr(member, name), getattr(first, name)
             if has != wanted:
                 raise ValueError(f"committee: {file} has {name} {has}, {files[0]} {wanted}; they must be the same")
@@ -97,6 +97,7 @@ def _load(members: Sequence[Potential], files: Sequence[Path], how: Evaluation) 
         list(files),
         model.cutoff,
         max_neighbors=model.max_neighbors,
+        strict_neighbors=model.strict_neighbors,
         on_error="skip",
         dtype=next(model.parameters()).dtype,
         keys=how.keys,

@@ -35,14 +35,15 @@ def prepare(settings: PotentialSettings, folder: Path, resumed: bool, accelerato
     """Data, model and what is done with them."""
     settings, model = start.decided(settings), None
     targets, inputs = start.targets_of(settings), start.inputs_of(settings)
-    form = data.Form(settings.cutoff, None, None, targets, inputs)
+    form = data.Form(settings.cutoff, None, True, None, targets, inputs)
     if settings.checkpoint is not None:
         if not resumed:  # what a resumed run holds may have been the default of an older version
             start.check_none_is_ignored(settings)
         model = start.potential_of(folder / start.START if resumed else settings.checkpoint)
         targets = dict(model.targets)
         dtype = next(model.parameters()).dtype
-        form = data.Form(model.cutoff, model.max_neighbors, dtype, targets, dict(model.inputs))
+        neighbours = model.max_neighbors, model.strict_neighbors
+        form = data.Form(model.cutoff, *neighbours, dtype, targets, dict(model.inputs))
     with accelerator.main_process_first():  # the others find what it made
         splits = data.read_splits(settings, form, accelerator.print)
     species = start.species_of(settings) if model is None else list(model.elements)

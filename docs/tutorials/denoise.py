@@ -136,7 +136,7 @@ denoised = noised + predictors["Equiformer, 80 steps"](chain, noised)
 Turnable(as_atoms(chain, denoised), f"{chain.name} after the network", chain=True)
 
 # %% [markdown]
-# The whole run, 1200 steps of a wider network with the optimizer Muon, takes five minutes and leaves 0.128: [the
+# The whole run, 1200 steps of three wider networks with the optimizer Muon, leaves 0.113: [the
 # example](../guide/denoising.md).
 #
 # **Next:** a network that knows the level of the noise can take it off in many small steps, and so [generate

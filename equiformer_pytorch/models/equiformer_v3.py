@@ -101,7 +101,7 @@ class EquiformerV3Arguments:
     gradient_checkpointing_block_list: Sequence[int] | None = None
     avg_num_nodes: float = positive(AVG_NUM_NODES)
     avg_degree: float = positive(AVG_DEGREE)
-    enforce_max_neighbors_strictly: bool = True
+    enforce_max_neighbors_strictly: bool = flag(True)
     _: KW_ONLY
     detach_frames: bool = flag(False)
 
@@ -173,8 +173,8 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
         use_head_reg: without effect, as in the official code.
         gradient_checkpointing_block_list: 1 for each layer whose activations are computed again in the backward pass.
         avg_num_nodes, avg_degree: what sums over atoms and neighbours are divided by.
-        enforce_max_neighbors_strictly: without effect: there are never more than `max_neighbors`, also of neighbours
-            at equal distance.
+        enforce_max_neighbors_strictly: False: the nearest neighbour beyond `max_neighbors` is kept, too, and all
+            that are hardly farther; see :func:`~equiformer_pytorch.graph.periodic.radius_graph`.
         detach_frames: (not in the official code) cut rotations out of the graph where the official code does:
             everywhere with direct prediction, otherwise for edges within 0.08° of ±y. Then forces are not the exact
             gradient.
@@ -192,6 +192,7 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
         super().__init__()
         self.config = as_config(given)
         self.cutoff, self.max_neighbors, self.use_pbc = float(given.max_radius), given.max_neighbors, given.use_pbc
+        self.strict_neighbors = given.enforce_max_neighbors_strictly
         self.avg_num_nodes, self.detach_frames = given.avg_num_nodes, given.detach_frames
         self.direct_prediction = given.direct_prediction
         self.gradient_forces = given.regress_forces and not given.direct_prediction

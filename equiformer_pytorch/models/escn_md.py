@@ -43,7 +43,9 @@ class ESCNMD(FromFairchem):
             radial networks.
         lmax, mmax: highest degree, and highest order in the frames of edges.
         grid_resolution: latitudes and longitudes of the grids of sampled functions, even.
-        max_neighbors: at most so many neighbours of an atom, the nearest, where edges are looked for.
+        max_neighbors: at most so many neighbours of an atom, the nearest, where edges are looked for; as published,
+            with the first one beyond and all that are hardly farther, see
+            :func:`~equiformer_pytorch.graph.periodic.radius_graph`.
         cutoff: Å.
         distance_function: "gaussian".
         num_distance_basis: Gaussians of the distance.
@@ -77,6 +79,7 @@ class ESCNMD(FromFairchem):
     """
 
     family = "ESCNMD"
+    strict_neighbors = False
 
     @takes(ESCNMDArguments)
     def __init__(self, given: ESCNMDArguments) -> None:

@@ -29,6 +29,7 @@ from equiformer_pytorch.atoms import (
     refit_references,
 )
 from equiformer_pytorch.base.saved import read_saved
+from tests import escn_md_cases, published_cases
 from tests.atoms import potentials
 from tests.atoms.kinds import CONSERVATIVE, KINDS, build, relative, structures
 
@@ -151,6 +152,37 @@ def test_through_distributed_data_parallel(kind: str, tmp_path: Path) -> None:
     for name, value in predict(model, batch).items():
         assert torch.equal(out[name], value)
     assert any(parameter.grad is not None for parameter in model.parameters())
+
+
+SALT = {
+    "atomic_numbers": torch.tensor([11, 17]),
+    "pos": torch.tensor([[0.0, 0.0, 0.0], [2.3, 0.0, 0.0]], dtype=torch.float64),
+    "cell": 2.3 * (1 - torch.eye(3, dtype=torch.float64))[None],
+    "batch": torch.zeros(2, dtype=torch.long),
+}
+"""Rock salt: shells of 6 and 12 neighbours at 2.3 and 3.25 Å."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "strict"),
+    [*((kind, strict) for kind in ("v2", "v3", "gradient") for strict in (False, True, None)), ("escn_md", None)],
+)
+def test_shells_are_kept_whole_where_the_published_model_keeps_them(kind: str, strict: bool | None) -> None:
+    """eSCN-MD always, the others where they are told so (None: the default)."""
+    if kind == "escn_md":
+        model = escn_md_cases.build(cutoff=3.5, max_neighbors=8)
+    else:
+        options = {} if strict is None else {"enforce_max_neighbors_strictly": strict}
+        model = published_cases.build(kind, max_radius=3.5, max_neighbors=8, **options)
+    whole = kind == "escn_md" or strict is False
+    given = {name: SALT[name] for name in ("pos", "cell", "batch")}
+    index, offsets = radius_graph(**given, cutoff=3.5, max_neighbors=8, strict_neighbors=not whole)
+    assert torch.bincount(index[1]).tolist() == ([18, 18] if whole else [8, 8])
+    found = model.evaluate(SALT)
+    exact = model.evaluate({**SALT, "edge_index": index, "cell_offsets": offsets})
+    assert relative(found["energy"], exact["energy"]) < 1e-12
+    model.strict_neighbors = whole
+    assert relative(model.evaluate(SALT)["energy"], exact["energy"]) > 1e-6
 
 
 def test_a_stress_head_is_left_out() -> None:

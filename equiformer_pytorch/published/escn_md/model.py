@@ -280,7 +280,7 @@ class Model(Potential, ExactConstants):
 
     def _run(self, batch: Batch, wanted: Wanted, chosen: Chosen, recorded: bool) -> dict[str, Any]:
         """Outputs in the caller's order."""
-        structures = batch.structures.with_edges(self.cutoff, self.max_neighbors, self.use_pbc)
+        structures = batch.structures.with_edges(self.cutoff, self.max_neighbors, self.use_pbc, self.strict_neighbors)
         batch = batch._replace(structures=structures)
         dtype = self.backbone.sphere_embedding.weight.dtype
         geometry = edge_geometry(structures, torch.promote_types(dtype, torch.float32))

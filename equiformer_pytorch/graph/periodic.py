@@ -214,8 +214,7 @@ def _nearest(found: Found, points: int, count: int, strict: bool) -> Int[Tensor,
     kept = rank < count
     if not strict:
         square = found.distance.index_select(0, order).square()
-        limit = square.new_full((points,), math.inf).masked_scatter(
-            torch.bincount(receivers, minlength=points) > count, square[rank == count] + NEARLY
-        )
+        beyond = (square + NEARLY).where(rank == count, math.inf)
+        limit = square.new_full((points,), math.inf).scatter_reduce(0, receivers, beyond, "amin")
         kept = square <= limit.index_select(0, receivers)
     return torch.zeros_like(order, dtype=torch.bool).index_copy(0, order, kept).nonzero().squeeze(1)

@@ -1,6 +1,6 @@
 """Trains an Equiformer to take the noise off protein backbones, and shows how well it does.
 
-    python denoise.py                            # about five minutes on two CPU cores, no network
+    python denoise.py                            # six to ten minutes on two CPU cores, no download
     python denoise.py --resume                   # goes on with the latest run from its last checkpoint, exactly
     accelerate launch denoise.py                 # one process per GPU
     torchrun --nproc-per-node 2 denoise.py       # two processes, also without a GPU
@@ -21,7 +21,7 @@ PROGRAM = Program(
     __doc__ or "",
     Settings,
     "examples.denoising.run",
-    max_minutes=8.0,
+    max_minutes=15.0,
     install='pip install -e ".[examples]"',
 )
 

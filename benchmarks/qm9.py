@@ -166,7 +166,8 @@ def paces(
     Raises:
         SystemExit: if what is kept lacks a side; what was measured at another time is not comparable.
     """
-    if found := kept.find({"pace": of}):
+    what = {"pace": of, "measured_for": seconds}
+    if found := kept.find(what):
         if missing := files.keys() - found["seconds"].keys():
             lacks = ", ".join(sorted(missing))
             raise SystemExit(
@@ -181,7 +182,8 @@ def paces(
     found = {side: median(measured) for side, measured in rounds.items()}
     versions = {side: places[side].versions() for side in files}
     load = round(os.getloadavg()[0], 1)
-    kept.add({"pace": of, "seconds": found, "rounds": rounds, "versions": versions, "machine": machine(), "load": load})
+    about = {"rounds": rounds, "versions": versions, "machine": machine(), "load": load}
+    kept.add(what | {"seconds": found} | about)
     print(f"{of}: " + ", ".join(f"{side} {1e3 * pace:.0f} ms" for side, pace in found.items()), flush=True)
     return found
 
@@ -207,11 +209,14 @@ def error(run: Run, of: str = "valid") -> float:
 
 def best_rate(kept: KeptRuns, place: Place, file: Path, what: Run, points: int, rates: Sequence[float]) -> float:
     """The learning rate of a side whose run has the lowest error on the validation molecules."""
-    if found := kept.find({"rate_of": what["name"]}):
+    tried = {"rate_of": what["name"], "rates": list(rates)} | {
+        key: what[key] for key in ("property", "train", "budget")
+    }
+    if found := kept.find(tried):
         return found["lr"]
     runs = [trained(kept, place, file, what | {"seed": 0, "lr": lr}, points) for lr in rates]
     best = min(runs, key=error)["lr"]
-    kept.add({"rate_of": what["name"], "lr": best})
+    kept.add(tried | {"lr": best})
     return best
 
 
@@ -236,7 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates to try, by default those of each side")
     parser.add_argument("--budget", type=float, default=480.0, help="seconds of one thread for each run")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="where JSON and plot go")
+    parser.add_argument(
+        "--out", type=Path, help="where JSON and plot go (default: benchmarks/results; --smoke: nowhere)"
+    )
     parser.add_argument("--smoke", action="store_true", help="few molecules, seconds: does it run at all?")
     args = parser.parse_args(arguments)
     held_out, points = (1000, 2000), 8
@@ -264,10 +271,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except data.DataError as problem:
         raise SystemExit(str(problem)) from problem
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    kept = KeptRuns(args.out / "qm9.json")
     sides = {side: places[side] for side in args.sides or places}
     with tempfile.TemporaryDirectory() as folder:
+        out = args.out or (Path(folder) if args.smoke else ROOT / "benchmarks" / "results")
+        out.mkdir(parents=True, exist_ok=True)
+        kept = KeptRuns(out / "qm9.json")
 
         def file_of(name: str, train: int, side: str) -> Path:
             cutoff = SETTINGS[side]["cutoff"]
@@ -298,9 +306,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if name in given[side]:
                     what = run_of(name, train, side) | {"seed": seed, "lr": rates[side]}
                     trained(kept, sides[side], file_of(name, train, side), what, points)
-    chosen = [run for run in kept.runs if kept.find({"rate_of": run.get("name"), "lr": run.get("lr")})]
-    print(report(chosen))
-    plot(chosen, args.out / "qm9.png")
+        runs = [run for run in kept.runs if "curve" in run]
+        chosen = [run for run in runs if kept.find({"rate_of": run["name"], "lr": run["lr"], "budget": run["budget"]})]
+        print(report(chosen))
+        plot(chosen, out / "qm9.png")
 
 
 if __name__ == "__main__":

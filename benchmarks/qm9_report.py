@@ -44,7 +44,7 @@ def report(runs: list[Run]) -> str:
 
 
 def plot(runs: list[Run], path: Path) -> None:
-    """Errors on the validation molecules over the processor time, the mean of the seeds."""
+    """Errors on the validation molecules over the time that the steps take, the mean of the seeds."""
     from matplotlib.figure import Figure
 
     found = groups(runs)

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -66,9 +66,70 @@ def test_ours_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [first["steps"], last["steps"]] == [3, 5]
     assert "test" not in first
     assert len(last["test"]) == 1
-    qm9_learner.pace(job | {"pace": 0.2})
-    found = json.loads(capsys.readouterr().out)
-    assert 0.2 <= found["seconds"] * found["steps"] < 20
+
+
+def test_pace_is_of_the_steps_that_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on by 0.25 s with each step."""
+    qm9.write_molecules(data.read(FOLDER), "u0", 30, (10, 5), 2.0, tmp_path / "some.pt")
+    now = 0.0
+
+    def step(self: qm9_learner.Learner, share: float) -> float:
+        nonlocal now
+        now += 0.25
+        return 0.0
+
+    monkeypatch.setattr(qm9_learner.Learner, "step", step)
+    monkeypatch.setattr(qm9_learner.time, "process_time", lambda: now)
+    qm9_learner.pace(qm9.asked_of("ours, MLP", tmp_path / "some.pt", 1e-3, 0) | {"pace": 0.6})
+    assert json.loads(capsys.readouterr().out) == {"seconds": 0.25, "steps": 3}
+
+
+class Canned:
+    """A place that answers as a side would, whose error falls with its learning rate and its steps."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, python: Path, path: Path | None, packages: tuple[str, ...]) -> None:
+        pass
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": "2"}
+
+    def run(self, *words: str) -> SimpleNamespace:
+        job = json.loads(words[-1])
+        self.asked.append(job)
+        if "pace" in job:
+            found = {"seconds": {"ours": 0.5, "painn": 0.25}[job["side"]], "steps": 3}
+        else:
+            error = [1 / (job["settings"]["lr"] * job["steps"]) + job["seed"]]
+            found = {"steps": job["steps"], "train": 0.0, "parameters": 1, "valid": error, "test": error}
+        return SimpleNamespace(returncode=0, stdout=json.dumps(found))
+
+
+def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paces in turns, a rate for each side, all seeds with it; nothing twice; another length has its own rate."""
+    monkeypatch.setattr(qm9, "Place", Canned)
+    monkeypatch.setattr(qm9, "write_molecules", lambda *words: torch.save({"scale": 1.0}, words[-1]))
+    monkeypatch.setattr(Canned, "asked", [])
+    words = ["--data", str(FOLDER), "--kept", str(tmp_path / "read.pt"), "--out", str(tmp_path / "out")]
+    words += ["--painn-python", "python", "--sides", "ours, MLP", "PaiNN", "--properties", "u0", "alpha"]
+    words += ["--train", "30", "--seeds", "2", "--rates", "1e-3", "2e-3"]
+    qm9.main([*words, "--budget", "10"])
+    steps = {(job["side"], job["steps"]) for job in Canned.asked if "steps" in job}
+    assert steps == {("ours", 20), ("painn", 40)}
+    # For each side paces, a sweep, and two properties with two seeds, of which the sweep has one.
+    assert len(Canned.asked) == 2 * (qm9.ROUNDS + 2 + 3)
+    first = capsys.readouterr().out
+    qm9.main([*words, "--budget", "10"])
+    assert len(Canned.asked) == 2 * (qm9.ROUNDS + 2 + 3)
+    assert capsys.readouterr().out.splitlines()[-4:] == first.splitlines()[-4:]
+    assert first.count("| 0.002 |") == 4
+    assert "0.001 |" not in first
+    qm9.main([*words, "--budget", "20"])
+    assert len(Canned.asked) == 2 * (qm9.ROUNDS + 2 * 5)
+    assert json.loads((tmp_path / "out" / "qm9.json").read_text())["runs"][0]["pace"] == "numbers"
 
 
 def test_paces_are_of_one_time(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ print(f"first ten steps {first:.2f}, last ten {last:.2f}")
 figure, axes = plt.subplots()
 axes.plot(losses, alpha=0.4)
 axes.plot(torch.tensor(losses).unfold(0, 10, 1).mean(1), color="C0")
-axes.set(xlabel="step", ylabel="variance left", yscale="log")
+axes.set(xlabel="step", ylabel="loss", yscale="log")
 plt.show()
 
 # %% [markdown]

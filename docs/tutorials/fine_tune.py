@@ -107,13 +107,13 @@ write(folder / "held-out.xyz", frames[:10])
 # On a GPU: model.to("cuda"), and so each tensor of a batch below.
 model = load_potential(published)
 print(type(model).__name__, "with a cutoff of", model.cutoff, "Å")
-structures = load_structures(
-    folder / "copper.xyz", model.cutoff, max_neighbors=model.max_neighbors
-)
+graphs = {
+    "max_neighbors": model.max_neighbors,
+    "strict_neighbors": model.strict_neighbors,
+}
+structures = load_structures(folder / "copper.xyz", model.cutoff, **graphs)
 refit_references(model, structures.items)
-held_out = load_structures(
-    folder / "held-out.xyz", model.cutoff, max_neighbors=model.max_neighbors
-)
+held_out = load_structures(folder / "held-out.xyz", model.cutoff, **graphs)
 
 
 def errors(model, batch):

@@ -259,8 +259,8 @@ class EquiformerV2(FromCheckpoint, PublishedModel):
             self.stress_block = EdgeStressHead(given.sphere_channels, lmax, norm(lmax, 1), of_stress)
 
     @classmethod
-    def laid_out(cls, contents: Mapping[str, Any], ema: bool) -> Mapping[str, Any]:
-        return from_hydra(contents, ema) if is_hydra(contents) else contents
+    def laid_out(cls, contents: Mapping[str, Any], ema: bool, config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        return from_hydra(contents, ema, config) if is_hydra(contents) else contents
 
     def leave_out_stress_head(self) -> None:
         self.stress_block = self.config["stress_head"] = None

@@ -70,7 +70,7 @@ class FromCheckpoint(Potential):
             ValueError: naming every missing, unexpected or misshapen key; or what the file lacks.
             TypeError: if the source is neither a path nor a mapping.
         """
-        contents = cls.laid_out(read_saved(source), ema)
+        contents = cls.laid_out(read_saved(source), ema, config)
         weights = weights_of(contents)
         parameters_in_order = [name for name in weights if not BUFFERS.search(name)]
         arguments = configuration(contents)
@@ -88,12 +88,13 @@ class FromCheckpoint(Potential):
         return model.eval()
 
     @classmethod
-    def laid_out(cls, contents: Mapping[str, Any], ema: bool) -> Mapping[str, Any]:
+    def laid_out(cls, contents: Mapping[str, Any], ema: bool, config: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """Contents of a file as :meth:`from_checkpoint` explains them, whoever wrote it.
 
         Args:
             contents: of the file.
             ema: whether averaged weights are wanted.
+            config: the caller's arguments.
         """
         return contents
 

@@ -17,7 +17,7 @@ from equiformer_pytorch.base.constants import ExactConstants
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.ops.pieces import over_receivers
 from equiformer_pytorch.ops.recompute import recomputed
-from equiformer_pytorch.published.heads import symmetric_tensors
+from equiformer_pytorch.published.heads import mean_of_structures, symmetric_tensors
 from equiformer_pytorch.published.linear import linear
 from equiformer_pytorch.so3.rows import components
 
@@ -106,13 +106,11 @@ class EdgeStressHead(ExactConstants):
         if not self.given.edge_level_mlp:
             parts = [network(part) for network, part in zip(self.block.values(), parts, strict=True)]
         of_atoms = torch.cat(list(parts), dim=1).squeeze(-1)
-        found = of_atoms.new_zeros(structures, of_atoms.shape[1]).index_add(0, batch, of_atoms)
-        if not self.given.extensive:
-            found = (
-                found / batch.new_zeros(structures).index_add(0, batch, torch.ones_like(batch)).clamp(min=1)[:, None]
-            )
-        elif self.given.decompose:
-            found = found / self.given.avg_num_nodes
+        if self.given.extensive:
+            found = of_atoms.new_zeros(structures, of_atoms.shape[1]).index_add(0, batch, of_atoms)
+            found = found / self.given.avg_num_nodes if self.given.decompose else found
+        else:
+            found = mean_of_structures(of_atoms, batch, structures)
         return found @ self._matrices(found.dtype) if self.given.decompose else found
 
     def _matrices(self, dtype: torch.dtype) -> Float[Tensor, "six nine"]:

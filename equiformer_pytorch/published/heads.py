@@ -22,6 +22,15 @@ class ScalarFeedForward(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
+def mean_of_structures(
+    values: Float[Tensor, "atoms columns"], batch: Int[Tensor, " atoms"], structures: int
+) -> Float[Tensor, "structures columns"]:
+    """Over the atoms of each structure; zero where there are none."""
+    sums = values.new_zeros(structures, values.shape[1]).index_add(0, batch, values)
+    sizes = batch.new_zeros(structures).index_add(0, batch, torch.ones_like(batch)).clamp(min=1)
+    return sums / sizes[:, None]
+
+
 def symmetric_tensors() -> Float[Tensor, "components 9"]:
     """The 3 × 3 matrices, row after row, that the components of degrees 0 and 2 stand for; degree 1 is left out."""
     x, y, z = torch.eye(3, dtype=torch.float64)
@@ -49,7 +58,5 @@ class StressHead(FeedForward):
     def of_structures(
         self, x: Float[Tensor, "atoms components channels"], batch: Int[Tensor, " atoms"], structures: int
     ) -> Float[Tensor, "structures 9"]:
-        y = self(x).squeeze(-1)
-        sums = y.new_zeros(structures, y.shape[1]).index_add(0, batch, y)
-        sizes = batch.new_zeros(structures).index_add(0, batch, torch.ones_like(batch)).clamp(min=1)
-        return (sums / sizes[:, None]) @ self.cast("tensors", y.dtype)
+        y = mean_of_structures(self(x).squeeze(-1), batch, structures)
+        return y @ self.cast("tensors", y.dtype)

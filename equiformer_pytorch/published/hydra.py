@@ -38,7 +38,8 @@ OF_BACKBONE_WITHOUT_EFFECT = (
 )
 OF_MODEL_WITHOUT_EFFECT = ("otf_graph", "pass_through_head_outputs", "finetune_config", "freeze_backbone")
 # Weights that fairchem itself does not use in inference: of denoising, and reference energies that no head adds.
-UNUSED = ("backbone.force_embedding.", "backbone.noise_schedule_sigma_embedding.", "backbone.energy_lin_ref")
+LINEAR_REFERENCES = "backbone.energy_lin_ref"
+UNUSED = ("backbone.force_embedding.", "backbone.noise_schedule_sigma_embedding.", LINEAR_REFERENCES)
 UNUSED_OF_HEADS = ("denoising_pos_block",)
 # All that these add where there is nothing to denoise: to the invariants of every atom.
 BIASES = ("backbone.force_embedding.bias", "backbone.noise_schedule_sigma_embedding.bias")
@@ -57,7 +58,7 @@ def is_hydra(contents: Mapping[str, Any]) -> bool:
     return any(name.startswith(("backbone.", "output_heads.")) for name in weights_of(contents))
 
 
-def from_hydra(contents: Mapping[str, Any], ema: bool) -> dict[str, Any]:
+def from_hydra(contents: Mapping[str, Any], ema: bool, config: Mapping[str, Any] | None) -> dict[str, Any]:
     """The contents of a file of ``hydra`` as those of a file of EquiformerV2.
 
     Left out are weights that fairchem does not use in inference: ``backbone.force_embedding.``,
@@ -68,14 +69,16 @@ def from_hydra(contents: Mapping[str, Any], ema: bool) -> dict[str, Any]:
     Args:
         contents: of the file.
         ema: whether the averaged weights are wanted, too.
+        config: EquiformerV2's arguments from the caller, who may give all where the file has no ``backbone``.
 
     Raises:
         ValueError: naming the entry of the configuration, or the normaliser, that is missing or not of EquiformerV2.
     """
-    weights, given = weights_of(contents), configuration(contents)
-    arguments = {} if given is None else arguments_of(given)
-    found: dict[str, Any] = {"state_dict": renamed(weights), **({} if given is None else {"config": arguments})}
-    whole = given is not None and not (arguments["stress_head"] or {}).get("decompose", False)
+    weights, given = weights_of(contents), configuration(contents) or {}
+    found: dict[str, Any] = {"state_dict": renamed(weights)}
+    if given and (config is None or all(given.get(part) for part in ("backbone", "heads"))):
+        found["config"] = arguments_of(given)
+    whole = not any(".irrep2_MLP." in name for name in weights)
     for entry, known in (("normalizers", (*NORMALIZERS, OF_DENOISING)), ("elementrefs", ("energy",))):
         held = contents.get(entry) or {}
         strange = sorted(held.keys() - known)
@@ -84,8 +87,11 @@ def from_hydra(contents: Mapping[str, Any], ema: bool) -> dict[str, Any]:
         unused = (OF_DENOISING, *(STRESS_PARTS if whole else ()))
         found[entry] = {name: state for name, state in held.items() if name not in unused}
     if ema:
-        names = [name for name in weights if not BUFFERS.search(name) and name != UNUSED[-1]]
-        found["ema"] = renamed(averages(contents.get("ema"), names))
+        names = [name for name in weights if not BUFFERS.search(name) and name != LINEAR_REFERENCES]
+        # Of a frozen backbone there are no averages.
+        frozen = {k: v for k, v in weights.items() if given.get("freeze_backbone") and k.startswith("backbone.")}
+        trained = averages(contents.get("ema"), [name for name in names if name not in frozen])
+        found["ema"] = renamed({**frozen, **trained})
     return found
 
 

@@ -89,7 +89,7 @@ def infer_v2(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     grid = need(tensors, f"SO3_grid.{lmax}.{mmax}.to_grid_mat")
     found["grid_resolution"] = grid.shape[0] if grid.shape[0] == grid.shape[1] else None
     found["stress_head"] = _stress_head_v2(tensors, found["sphere_channels"])
-    of_stress = "" if found["stress_head"] is None else ", edge_level_mlp and extensive of stress_head"
+    of_stress = "" if found["stress_head"] is None else ", edge_level_mlp, extensive and avg_num_nodes of stress_head"
     warn_untraced(f"max_neighbors, enforce_max_neighbors_strictly, avg_num_nodes, avg_degree, dropout{of_stress}")
     return found
 

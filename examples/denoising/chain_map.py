@@ -15,7 +15,8 @@ class ChainMap(nn.Module):
 
     .. math:: d_p = \sum_{0 < |o| \le r} w_{a(p),\,o}\,(x_{p+o} - x_p),
 
-    one weight per kind of atom a and offset o; scalars, so it is equivariant to rotations.
+    one weight per kind of atom a and offset o; scalars, so it is equivariant to rotations. Within a network they are
+    trained on from where `fit` puts them.
     """
 
     def __init__(self, reach: int) -> None:

@@ -59,7 +59,7 @@ def plot_losses(metrics: list[dict[str, str]], baselines: dict[str, float], path
         steps[window - 1 :],
         smooth,
         color="tab:blue",
-        label="training crops" + (f", mean of {window} steps" if window > 1 else ""),
+        label="training loss, of all networks" + (f", mean of {window} steps" if window > 1 else ""),
     )
     if valid:
         axes.plot(*zip(*valid, strict=True), "o-", color="tab:orange", label="validation chains, averaged weights")

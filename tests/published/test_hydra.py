@@ -143,6 +143,39 @@ def test_normalisers_of_a_stress_and_its_parts():
     assert of_denoising.scales.normalizers == {"forces": (0.0, 0.43)}
 
 
+def test_parts_of_a_stress_that_is_not_made_of_them_have_no_normalisers():
+    """As in fairchem; whether the file says what it holds or the caller does."""
+    file = file_of("whole")
+    file["normalizers"]["stress_isotropic"] = {"mean": torch.tensor(0.3), "rmsd": torch.tensor(2.0)}
+    model = EquiformerV2.from_checkpoint(file)
+    without = {name: entry for name, entry in file.items() if name != "config"}
+    for found in (model, EquiformerV2.from_checkpoint(without, config=model.config)):
+        assert found.scales.normalizers == NORMALIZERS["whole"]
+
+
+def test_a_fine_tuned_file_without_its_backbone_takes_the_callers_arguments():
+    file, model = file_of(), EquiformerV2.from_checkpoint(file_of())
+    left = {"heads": file["config"]["model"]["heads"], "finetune_config": {"starting_checkpoint": "first.pt"}}
+    file["config"] = {**file["config"], "model": {"name": "hydra", **left}}
+    found = EquiformerV2.from_checkpoint(file, config=model.config)
+    assert found.config == model.config
+    assert torch.equal(found.predict(**structures())["stress"], model.predict(**structures())["stress"])
+
+
+def test_a_frozen_backbone_has_no_averages():
+    file = file_of()
+    trained = [key for key, (_, own) in KNOWN["decomposed"]["parameters"].items() if own]
+    heads = [file["state_dict"][key] * 0.5 for key in trained if not key.startswith("backbone.")]
+    file["ema"] = {"shadow_params": heads}
+    with pytest.raises(ValueError, match=f"ema has {len(heads)} tensors"):
+        EquiformerV2.from_checkpoint(file, ema=True)
+    file["config"] = {**file["config"], "model": {**file["config"]["model"], "freeze_backbone": True}}
+    plain, averaged = EquiformerV2.from_checkpoint(file), load_potential(file)
+    assert torch.equal(averaged.get_parameter("norm.affine_weight"), plain.get_parameter("norm.affine_weight"))
+    name = "energy_block.so3_linear_1.weight"
+    assert torch.equal(averaged.get_parameter(name) * 2, plain.get_parameter(name))
+
+
 ENERGY = {"module": "equiformer_v2_energy_head"}
 WRONG = [
     ({"backbone": {"model": "escn_backbone"}}, "backbone.model must be one of equiformer_v2_backbone"),
@@ -193,7 +226,7 @@ def test_a_stress_head_is_inferred():
             "distance_expansion.offset": torch.linspace(0, 4, 600),
             f"SO3_grid.{lmax}.2.to_grid_mat": torch.zeros(8, 8, 9),
         }
-        with pytest.warns(UserWarning, match="edge_level_mlp and extensive of stress_head"):
+        with pytest.warns(UserWarning, match="edge_level_mlp, extensive and avg_num_nodes of stress_head"):
             again = EquiformerV2.from_checkpoint({**model.state_dict(), **constants})
         assert again.config["stress_head"] == {"num_mlp_layers": 2, **options}
 

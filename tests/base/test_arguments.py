@@ -86,7 +86,7 @@ def test_values_of_files() -> None:
     assert config["targets"]["charges"] == {"degree": 0, "per": "atom", "channels": 1}
 
 
-@pytest.mark.parametrize(("kind", "positional", "named"), [(EquiformerV2, 38, 4), (EquiformerV3, 46, 1)])
+@pytest.mark.parametrize(("kind", "positional", "named"), [(EquiformerV2, 38, 6), (EquiformerV3, 46, 1)])
 def test_order_of_the_published_arguments(kind: type, positional: int, named: int) -> None:
     """As the official code has them; what is not of it comes by name."""
     parameters = list(inspect.signature(kind).parameters.values())

@@ -237,7 +237,7 @@ def load_structures(
         cutoff: radius of the graph, in Å.
         max_neighbors: at most so many nearest neighbours of an atom; all within the cutoff by default.
         strict_neighbors: False: also those that are hardly farther than the first one left out, see
-            :func:`~equiformer_pytorch.graph.periodic.radius_graph`; as the potential's `strict_neighbors`.
+            :func:`~equiformer_pytorch.atoms.radius_graph`; as the potential's `strict_neighbors`.
         on_error: what to do with a record that cannot be used, be it unreadable, cut short, not finite, or with labels
             of the wrong shape: "raise" a ValueError that names file, record and reason, or "skip" it and name all
             that were skipped in one warning.

@@ -64,7 +64,7 @@ class Potential(nn.Module, ABC):
     """At most so many nearest neighbours of an atom; None: all within the cutoff."""
     strict_neighbors: bool = True
     """False: more than that where neighbours are hardly farther than the first that would be left out, see
-    :func:`~equiformer_pytorch.graph.periodic.radius_graph`."""
+    :func:`~equiformer_pytorch.atoms.radius_graph`."""
     use_pbc: bool = True
     """Whether the model sees structures repeated along their cell vectors."""
     targets: Mapping[str, Target] = MappingProxyType({})

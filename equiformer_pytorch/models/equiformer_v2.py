@@ -156,7 +156,7 @@ class EquiformerV2(FromCheckpoint, PublishedModel):
             divided by.
         enforce_max_neighbors_strictly: (of fairchem 1) False: neighbours at nearly the distance of the nearest one
             beyond `max_neighbors`, and that one itself, are kept, too, so that symmetry decides and not the order of
-            atoms; see :func:`~equiformer_pytorch.graph.periodic.radius_graph`.
+            atoms; see :func:`~equiformer_pytorch.atoms.radius_graph`.
         stress_head: (of fairchem 1) have a head for the stress, eV/Å³, positive under tension, with these options of
             its ``rank2_symmetric_head``: `decompose`, `edge_level_mlp`, `num_mlp_layers`,
             `use_source_target_embedding`, `extensive`, `avg_num_nodes`; {} for its defaults. It is no derivative of

@@ -174,7 +174,7 @@ class EquiformerV3(FromCheckpoint, PublishedModel):
         gradient_checkpointing_block_list: 1 for each layer whose activations are computed again in the backward pass.
         avg_num_nodes, avg_degree: what sums over atoms and neighbours are divided by.
         enforce_max_neighbors_strictly: False: the nearest neighbour beyond `max_neighbors` is kept, too, and all
-            that are hardly farther; see :func:`~equiformer_pytorch.graph.periodic.radius_graph`.
+            that are hardly farther; see :func:`~equiformer_pytorch.atoms.radius_graph`.
         detach_frames: (not in the official code) cut rotations out of the graph where the official code does:
             everywhere with direct prediction, otherwise for edges within 0.08° of ±y. Then forces are not the exact
             gradient.

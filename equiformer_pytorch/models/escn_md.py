@@ -45,7 +45,7 @@ class ESCNMD(FromFairchem):
         grid_resolution: latitudes and longitudes of the grids of sampled functions, even.
         max_neighbors: at most so many neighbours of an atom, the nearest, where edges are looked for; as published,
             with the first one beyond and all that are hardly farther, see
-            :func:`~equiformer_pytorch.graph.periodic.radius_graph`.
+            :func:`~equiformer_pytorch.atoms.radius_graph`.
         cutoff: Å.
         distance_function: "gaussian".
         num_distance_basis: Gaussians of the distance.

@@ -9,6 +9,7 @@ from benchmarks.kept import Run
 from examples.qm9.properties import PROPERTIES
 
 THOUSANDTHS = {"eV": "meV"}
+COLUMNS = 2  # of plots
 
 
 def groups(runs: list[Run]) -> dict[tuple[str, int, float], dict[str, list[Run]]]:
@@ -47,18 +48,24 @@ def plot(runs: list[Run], path: Path) -> None:
     """Errors on the validation molecules over the time that the steps take, the mean of the seeds."""
     from matplotlib.figure import Figure
 
-    found = groups(runs)
-    figure = Figure(figsize=(4.2 * max(len(found), 1), 3.6), layout="constrained")
-    all_axes = figure.subplots(1, max(len(found), 1), squeeze=False)
-    for axes, ((name, train, budget), sides) in zip(all_axes[0], found.items(), strict=False):
-        unit, factor = unit_of(name)
+    panels: dict[tuple[str, int], dict[str, list[Run]]] = {}
+    for (name, train, budget), sides in groups(runs).items():
         for side, of_side in sides.items():
+            panels.setdefault((name, train), {})[f"{side}, {budget:.0f} s"] = of_side
+    rows = max(-(-len(panels) // COLUMNS), 1)
+    figure = Figure(figsize=(4.5 * COLUMNS, 3.6 * rows), layout="constrained")
+    all_axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    for ((name, train), lines), axes in zip(panels.items(), all_axes, strict=False):
+        unit, factor = unit_of(name)
+        for label, of_side in lines.items():
             curves = list(zip(*(run["curve"] for run in of_side), strict=True))
-            times = [budget * points[0]["steps"] / of_side[0]["steps"] for points in curves]
+            times = [of_side[0]["budget"] * points[0]["steps"] / of_side[0]["steps"] for points in curves]
             errors = [
                 factor * of_side[0]["scale"] * mean(mean(point["valid"]) for point in points) for points in curves
             ]
-            axes.semilogy(times, errors, "o-", markersize=3, label=side)
+            axes.semilogy(times, errors, "o-", markersize=3, label=label)
         axes.set(title=f"{name}, {train} molecules", xlabel="seconds of one thread", ylabel=f"validation MAE / {unit}")
         axes.legend(frameon=False, fontsize=8)
+    for axes in all_axes:  # those that are left
+        axes.set_axis_off()
     figure.savefig(path, dpi=120)

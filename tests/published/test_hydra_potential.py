@@ -18,9 +18,17 @@ from ase.io import write
 from ase.optimize import BFGS
 
 from equiformer_pytorch import EquiformerV2
-from equiformer_pytorch.atoms import EquiformerCalculator, collate_structures, load_potential, load_structures
+from equiformer_pytorch.atoms import (
+    EquiformerCalculator,
+    collate_structures,
+    export_potential,
+    load_potential,
+    load_structures,
+    radius_graph,
+)
+from equiformer_pytorch.atoms.exported import FIELDS
 from equiformer_pytorch.cli.main import main
-from tests.hydra_cases import checkpoint, shipped
+from tests.hydra_cases import checkpoint, shipped, structures
 from tests.published_cases import relative
 from tests.tolerances import SAME_VALUE
 
@@ -110,3 +118,31 @@ def test_fine_tuning_and_evaluation_by_the_command(path: Path, tmp_path: Path):
     assert off(tuned) < 0.7 * off(EquiformerV2.from_checkpoint(path))
     assert main(["evaluate", str(path), str(tmp_path / "train.xyz"), f"--out={tmp_path / 'judged'}"]) == 0
     assert "stress / meV" in (tmp_path / "judged" / "evaluation.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.unchecked
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["decomposed", "whole"])
+def test_as_a_program(name: str):
+    """Of torch.export, with the stress; and every weight has a gradient, so that none is unused in training."""
+    model = EquiformerV2.from_checkpoint(checkpoint(name, shipped()[name]))
+    atoms = structures()
+    index, offsets = radius_graph(
+        atoms["pos"],
+        model.cutoff,
+        batch=atoms["batch"],
+        cell=atoms["cell"],
+        max_neighbors=model.max_neighbors,
+        strict_neighbors=model.strict_neighbors,
+    )
+    given = {**atoms, "edge_index": index, "cell_offsets": offsets}
+    case = {field: given[field] for field in FIELDS}
+    with torch.no_grad():
+        found = export_potential(model).module()(**case)
+    wanted = model.evaluate(case, stress=True)
+    assert found.keys() == wanted.keys() == {"energy", "forces", "stress"}
+    for key, value in wanted.items():
+        assert relative(found[key], value) < SAME_VALUE
+    torch.stack([value.square().sum() for value in wanted.values()]).sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())

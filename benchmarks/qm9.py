@@ -166,7 +166,7 @@ def paces(
     Raises:
         SystemExit: if what is kept lacks a side; what was measured at another time is not comparable.
     """
-    what = {"pace": of, "measured_for": seconds}
+    what = {"pace": of, "measured_for": seconds, "machine": machine()}
     if found := kept.find(what):
         if missing := files.keys() - found["seconds"].keys():
             lacks = ", ".join(sorted(missing))
@@ -182,8 +182,7 @@ def paces(
     found = {side: median(measured) for side, measured in rounds.items()}
     versions = {side: places[side].versions() for side in files}
     load = round(os.getloadavg()[0], 1)
-    about = {"rounds": rounds, "versions": versions, "machine": machine(), "load": load}
-    kept.add(what | {"seconds": found} | about)
+    kept.add(what | {"seconds": found, "rounds": rounds, "versions": versions, "load": load})
     print(f"{of}: " + ", ".join(f"{side} {1e3 * pace:.0f} ms" for side, pace in found.items()), flush=True)
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equiformer_pytorch.atoms import Potential, radius_graph
 from tests.published_cases import V2, crystal, filling, together
 
 SHIPPED = Path(__file__).resolve().parent / "data" / "hydra.pt"
@@ -115,6 +116,19 @@ def structures() -> dict[str, Tensor]:
         "cell": both["cell"] @ turn,
         "batch": both["batch"],
     }
+
+
+def own_edges(model: Potential, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those that the model itself would look for."""
+    edge_index, offsets = radius_graph(
+        inputs["pos"],
+        model.cutoff,
+        batch=inputs["batch"],
+        cell=inputs["cell"],
+        max_neighbors=model.max_neighbors,
+        strict_neighbors=model.strict_neighbors,
+    )
+    return {"edge_index": edge_index, "cell_offsets": offsets}
 
 
 def shipped() -> dict[str, dict[str, Any]]:

@@ -12,12 +12,11 @@ from torch import Tensor
 from equiformer_pytorch import EquiformerV2
 from equiformer_pytorch.atoms import load_potential
 from equiformer_pytorch.cli.info import told
-from equiformer_pytorch.graph.periodic import radius_graph
 from equiformer_pytorch.ops import pieces
 from equiformer_pytorch.published.hydra import renamed
 from equiformer_pytorch.testing import assert_gradients, equivariance_errors
 from tests.data.build_published import projections
-from tests.hydra_cases import MODELS, NORMALIZERS, checkpoint, references, shipped, structures
+from tests.hydra_cases import MODELS, NORMALIZERS, checkpoint, own_edges, references, shipped, structures
 from tests.published_cases import build, loss_of, molecule, relative
 from tests.tolerances import PUBLISHED, SAME_GRADIENT, SAME_VALUE
 
@@ -69,18 +68,12 @@ def test_shipped_numbers(name: str):
 def test_the_same_edges_are_found(name: str):
     """Ties at the largest number of neighbours are kept, or are not, as the configuration says."""
     model, inputs, known = EquiformerV2.from_checkpoint(file_of(name)), structures(), KNOWN[name]
-    edge_index, offsets = radius_graph(
-        inputs["pos"],
-        model.cutoff,
-        batch=inputs["batch"],
-        cell=inputs["cell"],
-        max_neighbors=model.max_neighbors,
-        strict_neighbors=model.strict_neighbors,
-    )
+    edges = own_edges(model, inputs)
     theirs = zip(known["edge_index"].T.tolist(), known["cell_offsets"].tolist(), strict=True)
-    assert sorted(zip(edge_index.T.tolist(), offsets.tolist(), strict=True)) == sorted(theirs)
+    ours = zip(edges["edge_index"].T.tolist(), edges["cell_offsets"].tolist(), strict=True)
+    assert sorted(ours) == sorted(theirs)
     assert model.strict_neighbors == (name == "whole")
-    found = model.predict(**inputs, edge_index=edge_index, cell_offsets=offsets)
+    found = model.predict(**inputs, **edges)
     for key, value in model.predict(**inputs).items():
         assert torch.equal(value, found[key])
 

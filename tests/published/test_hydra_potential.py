@@ -24,11 +24,10 @@ from equiformer_pytorch.atoms import (
     export_potential,
     load_potential,
     load_structures,
-    radius_graph,
 )
 from equiformer_pytorch.atoms.exported import FIELDS
 from equiformer_pytorch.cli.main import main
-from tests.hydra_cases import checkpoint, shipped, structures
+from tests.hydra_cases import checkpoint, own_edges, shipped, structures
 from tests.published_cases import relative
 from tests.tolerances import SAME_VALUE
 
@@ -128,15 +127,7 @@ def test_as_a_program(name: str):
     """Of torch.export, with the stress; and every weight has a gradient, so that none is unused in training."""
     model = EquiformerV2.from_checkpoint(checkpoint(name, shipped()[name]))
     atoms = structures()
-    index, offsets = radius_graph(
-        atoms["pos"],
-        model.cutoff,
-        batch=atoms["batch"],
-        cell=atoms["cell"],
-        max_neighbors=model.max_neighbors,
-        strict_neighbors=model.strict_neighbors,
-    )
-    given = {**atoms, "edge_index": index, "cell_offsets": offsets}
+    given = {**atoms, **own_edges(model, atoms)}
     case = {field: given[field] for field in FIELDS}
     with torch.no_grad():
         found = export_potential(model).module()(**case)

@@ -1,6 +1,6 @@
 """Trains an Equiformer to take the noise off protein backbones, and shows how well it does.
 
-    python denoise.py                            # six to ten minutes on two CPU cores, no download
+    python denoise.py                            # about five minutes on two idle CPU cores, no download
     python denoise.py --resume                   # goes on with the latest run from its last checkpoint, exactly
     accelerate launch denoise.py                 # one process per GPU
     torchrun --nproc-per-node 2 denoise.py       # two processes, also without a GPU

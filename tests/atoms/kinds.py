@@ -15,6 +15,15 @@ from tests.atoms import potentials
 KINDS = ("own", "v2", "v3", "gradient", "escn_md", "experts")
 # Those whose forces and stress are derivatives of the energy.
 CONSERVATIVE = ("own", "gradient", "escn_md", "experts")
+# One layer of low degree has all that a program is made of; compiling takes as long as there are operations.
+SMALL: dict[str, dict[str, Any]] = {
+    "own": {"depth": 1, "num_degrees": 2, "dim": (4, 3)},
+    "v2": {"num_layers": 1, "lmax_list": [1], "mmax_list": [1]},
+    "v3": {"num_layers": 1},  # whose stress is of degree 2
+    "gradient": {"num_layers": 1, "lmax": 1, "mmax": 1},
+    "escn_md": {"num_layers": 1, "lmax": 1, "mmax": 1},
+    "experts": {"num_layers": 1, "lmax": 1, "mmax": 1},
+}
 
 
 def build(kind: str, **options: Any) -> Potential:

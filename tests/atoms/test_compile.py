@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.atoms import Potential
 from tests import shapes
-from tests.atoms.kinds import build, relative, structures
+from tests.atoms.kinds import SMALL, build, relative, structures
 from tests.atoms.test_door import batch_of
 from tests.models import mostly_slow
 
@@ -34,8 +34,13 @@ def _fresh_compiler() -> Iterator[None]:
 
 def with_compiled_layers(kind: str, model: Potential) -> Potential:
     compiled: Any = copy.deepcopy(model)
-    layers = compiled.network.layers if kind == "own" else compiled.blocks
-    layers.compile(fullgraph=True, backend="aot_eager")
+    layers = {
+        "own": lambda: [compiled.network.layers],
+        "gradient": lambda: [compiled.blocks],
+        "escn_md": lambda: compiled.backbone.blocks,
+    }
+    for layer in layers[kind]():
+        layer.compile(fullgraph=True, backend="aot_eager")
     return compiled
 
 
@@ -51,10 +56,10 @@ def assert_close(found: list[Tensor], wanted: list[Tensor]) -> None:
         assert (one - other).abs().max() < 1e-10 * largest
 
 
-@pytest.mark.parametrize("kind", mostly_slow(("own", "gradient"), "own"))
+@pytest.mark.parametrize("kind", mostly_slow(("own", "gradient", "escn_md"), "own"))
 def test_compiled_layers(kind: str) -> None:
     """Energies, forces and training on energies; training on forces that are a gradient is refused by torch."""
-    model, batch = build(kind), batch_of(structures())
+    model, batch = build(kind, **SMALL[kind]), batch_of(structures())
     compiled = with_compiled_layers(kind, model)
     wanted = model(**batch)
     with torch.no_grad():
@@ -68,21 +73,33 @@ def test_compiled_layers(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_published_model_is_one_graph() -> None:
+@pytest.mark.parametrize("kind", ("gradient", "escn_md"))
+def test_a_whole_published_model_is_one_graph(kind: str) -> None:
     """For all sizes, with forces by gradient in it, and training on these."""
-    model, batch = build("gradient"), batch_of([*structures(), *structures()[:1]])
+    model, batch = build(kind, **SMALL[kind]), batch_of([*structures(), *structures()[:1]])
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     assert_close(slopes(compiled, model, batch, "forces"), slopes(model, model, batch, "forces"))
     with torch._dynamo.config.patch(error_on_recompile=True):
         for size in (batch, batch_of(structures()[:2])):
-            found, wanted = (each(**size, stress=False) for each in (compiled, model))
+            found, wanted = (each(**size, forces=True, stress=False) for each in (compiled, model))
             assert all(relative(found[name], value) < 1e-10 for name, value in wanted.items())
 
 
-def test_a_whole_potential() -> None:
+@pytest.mark.parametrize("kind", mostly_slow(("own", "experts"), "own"))
+def test_a_whole_potential(kind: str) -> None:
     """Not one graph, and right nevertheless."""
-    model, batch = build("own"), batch_of(structures())
+    model, batch = build(kind, **SMALL[kind]), batch_of(structures())
     compiled = torch.compile(model, backend="aot_eager")
     found, wanted = compiled(**batch), model(**batch)
     assert all(relative(found[name], value) < 1e-10 for name, value in wanted.items())
     assert_close(slopes(compiled, model, batch, "forces"), slopes(model, model, batch, "forces"))
+
+
+@pytest.mark.slow
+def test_merged_experts_are_one_graph() -> None:
+    """What dynamics of a fixed composition runs."""
+    (structure, *_) = structures()
+    batch = batch_of([structure])
+    merged: Any = build("experts", **SMALL["experts"]).merged(**structure)
+    found = torch.compile(merged, fullgraph=True, backend="aot_eager")(**batch)
+    assert all(relative(found[name], value) < 1e-10 for name, value in merged(**batch).items())

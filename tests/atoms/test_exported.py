@@ -17,7 +17,7 @@ from equiformer_pytorch.atoms import Input, Potential, export_potential
 from equiformer_pytorch.atoms.exported import FIELDS
 from examples.exported import write
 from tests.atoms import potentials
-from tests.atoms.kinds import KINDS, build, relative, structures
+from tests.atoms.kinds import KINDS, SMALL, build, relative, structures
 from tests.atoms.test_door import batch_of, shuffled
 from tests.models import mostly_slow
 
@@ -101,14 +101,6 @@ def assert_same(found: list[dict[str, Tensor]], model: Potential, given: list[di
                 assert out[name].abs().max() < 1e-12, name
 
 
-# One layer of low degree has all that a program is made of; compiling takes as long as there are operations.
-SMALL: dict[str, dict[str, Any]] = {
-    "own": {"depth": 1, "num_degrees": 2, "dim": (4, 3)},
-    "v2": {"num_layers": 1, "lmax_list": [1], "mmax_list": [1]},
-    "v3": {"num_layers": 1},  # whose stress is of degree 2
-    "gradient": {"num_layers": 1, "lmax": 1, "mmax": 1},
-    "escn_md": {"num_layers": 1, "lmax": 1, "mmax": 1},
-}
 # Direct forces, and derivatives of each engine; what V3 has beside is in `gradient`.
 COMPILED = ("own", "v2", "gradient", "escn_md")
 

@@ -55,10 +55,6 @@ class Slots(NamedTuple):
         log = u.clamp(min=finfo.tiny).log().masked_fill(u == 0, finfo.min / 2)
         return cls(u, log, u / (-0.01 - u.sum(1, keepdim=True)))
 
-    def cut(self, rows: slice, columns: int) -> Slots:
-        """Those of some receivers that have at most so many slots."""
-        return Slots(*(tensor[rows, :columns] for tensor in self))
-
 
 class Condition(NamedTuple):
     """What is known of the structures as wholes."""
@@ -125,8 +121,19 @@ class EdgeGraph:
     def pieces(self, most: int) -> list[tuple[slice, EdgeGraph]]:
         """The graph by ranges of receivers that have at most `most` edges together (slots, with a table), unless a
         single one has more. Receivers count from 0 in each piece and receive from all points."""
+        # Once for all layers; what is made where nothing is recorded carries no gradient.
+        key = most, torch.is_grad_enabled()
+        if key not in self._pieces:
+            self._pieces[key] = self._cut(most)
+        return self._pieces[key]
+
+    @cached_property
+    def _pieces(self) -> dict[tuple[int, bool], list[tuple[slice, EdgeGraph]]]:
+        return {}
+
+    def _cut(self, most: int) -> list[tuple[slice, EdgeGraph]]:
         counts = torch.bincount(self.receivers, minlength=self.count).tolist()
-        found, start, first = [], 0, 0
+        ranges, sizes, widths, start = [], [], [], 0
         while start < self.count:
             stop, edges, columns = start, 0, 0
             while stop < self.count:
@@ -135,25 +142,36 @@ class EdgeGraph:
                 if stop > start and size > most:
                     break
                 stop, edges, columns = stop + 1, edges + counts[stop], wider
-            found.append((slice(start, stop), self._piece(slice(start, stop), slice(first, first + edges), columns)))
-            start, first = stop, first + edges
-        return found
-
-    def _piece(self, rows: slice, edges: slice, columns: int) -> EdgeGraph:
-        receivers, slots = self.receivers[edges] - rows.start, self.slots
-        own = 0 if slots is None or self.table is None else slots.envelope.shape[1] - self.table.columns
-        return replace(
-            self,
-            senders=self.senders[edges],
-            receivers=receivers,
-            receiver_points=self.receiver_points[edges],
-            count=rows.stop - rows.start,
-            rotation=self.rotation.with_blocks(block[edges] for block in self.rotation.blocks),
-            scalars=self.scalars[edges],
-            envelope=None if self.envelope is None else self.envelope[edges],
-            table=None if self.table is None else Table.from_groups(receivers, rows.stop - rows.start),
-            slots=None if slots is None else slots.cut(rows, columns + own),
+            ranges.append(slice(start, stop))
+            sizes.append(edges)
+            widths.append(columns)
+            start = stop
+        # By split, whose gradient is one concatenation: those of slices are each as large as the whole.
+        senders, receivers, receiver_points, scalars = (
+            x.split(sizes) for x in (self.senders, self.receivers, self.receiver_points, self.scalars)
         )
+        blocks = [block.split(sizes) for block in self.rotation.blocks]
+        envelope = None if self.envelope is None else self.envelope.split(sizes)
+        rows = [part.stop - part.start for part in ranges]
+        slots = None if self.slots is None else [x.split(rows) for x in self.slots]
+        own = 0 if self.slots is None or self.table is None else self.slots.envelope.shape[1] - self.table.columns
+        found = []
+        for i, part in enumerate(ranges):
+            to = receivers[i] - part.start
+            piece = replace(
+                self,
+                senders=senders[i],
+                receivers=to,
+                receiver_points=receiver_points[i],
+                count=rows[i],
+                rotation=self.rotation.with_blocks(block[i] for block in blocks),
+                scalars=scalars[i],
+                envelope=None if envelope is None else envelope[i],
+                table=None if self.table is None else Table.from_groups(to, rows[i]),
+                slots=None if slots is None else Slots(*(x[i][:, : widths[i] + own] for x in slots)),
+            )
+            found.append((part, piece))
+        return found
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that may carry gradients."""

@@ -13,7 +13,7 @@ from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import JointProduct, JointProducts, is_narrow, ungrouped
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.layers.rearranged import Matrices, Part, TakesMatrices
-from equiformer_pytorch.ops.pieces import cut, over_receivers
+from equiformer_pytorch.ops.pieces import over_receivers
 from equiformer_pytorch.ops.rotate import rotate_out
 
 
@@ -70,13 +70,13 @@ class NeighbourEmbedding(TakesMatrices):
             own = self._padded(ungrouped(of_own.groups))
             sender, receiver = (end.rows() for end in ends)
 
-        def mean(rows: slice, graph: EdgeGraph) -> tuple[Tensor]:
-            _, message = self.conv(sender, cut(receiver, rows), graph, for_edges)
+        def mean(graph: EdgeGraph, receiver: Tensor) -> tuple[Tensor]:
+            _, message = self.conv(sender, receiver, graph, for_edges)
             message = rotate_out(message, graph.rotation, self.conv.degrees_out, self.conv.so2.max_order)
             weights = mean_weights(graph)
             return (torch.bmm(weights.to(message.dtype).mT, graph.spread(message.flatten(1))).squeeze(1),)
 
-        (received,) = over_receivers(mean, graph, self.conv.width, x.shape[0])
+        (received,) = over_receivers(mean, graph, self.conv.width, x.shape[0], [receiver])
         if isinstance(self.out, JointProduct):
             return own + self.out(received, for_out)[0]
         return own + ungrouped(self.out(self.out.split(received), for_out)[0].groups)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,66 +14,72 @@ from torch.utils.checkpoint import checkpoint
 from equiformer_pytorch.base.tracing import exporting
 from equiformer_pytorch.graph.edges import EdgeGraph
 
-# Numbers that one tensor may hold before its rows are taken in pieces: 256 MiB in float32.
+# Numbers that one tensor may hold before its rows are taken in pieces whose work is done again in the backward pass:
+# 256 MiB in float32.
 LARGEST = 2**26
-# The same where nothing is recorded, and the size of the pieces, on a CPU: 32 MiB in float32. Larger tensors are fresh
-# pages every time, which cost more than the arithmetic on them.
-REUSED = 2**23
+# The same of pieces that are kept, on a CPU: 16 MiB in float32. Tensors of 32 MiB and more are fresh pages every time,
+# which cost more than the arithmetic on them, and a layer makes some that are twice as wide.
+REUSED = 2**22
 
 
 def over_receivers(
-    function: Callable[[slice, EdgeGraph], tuple[Tensor, ...]], graph: EdgeGraph, width: int, points: int
+    function: Callable[..., tuple[Tensor, ...]],
+    graph: EdgeGraph,
+    width: int,
+    points: int,
+    of_receivers: Sequence[Tensor | None] = (),
 ) -> tuple[Float[Tensor, "receivers ..."], ...]:
-    """``function(receivers, their graph)`` for all receivers.
+    """``function(graph, *of_receivers)``, in pieces of the receivers where edge tensors would be large.
 
-    Where edge tensors of `width` numbers per edge (or slot of the table) would exceed `LARGEST`, receivers are
-    taken in pieces, whose activations are computed again in the backward pass. The result is the same. The transforms
-    of ``torch.func`` do not allow that, and an exported program does not know its sizes: there all are taken at once.
+    Where tensors of `width` numbers per edge (or slot of the table) would exceed `LARGEST`, the activations of a piece
+    are computed again in the backward pass; on a CPU there are pieces from `REUSED` on. The result is the same. The
+    transforms of ``torch.func`` do not allow that, and an exported program does not know its sizes: there all are taken
+    at once.
 
     Args:
-        function: of a range of receivers and the graph of their edges; its results begin with the receivers.
+        function: of the graph of some receivers' edges and what belongs to these receivers; its results begin with the
+            receivers.
         points: how many there are, since each piece gives a gradient of all.
+        of_receivers: tensors that have a row for each receiver.
     """
     edges = graph.senders.shape[0] if graph.table is None else graph.table.rows * graph.table.columns
     # So many edges that the gradient of all points costs little beside them.
-    most = None if _at_once() else _piece(graph.scalars, edges, width, 2 * points)
-    if most is None:
-        return function(slice(0, graph.count), graph)
-    found = [_remembered(function, rows, piece) for rows, piece in graph.pieces(most)]
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
-
-
-def cut(x: Float[Tensor, "points *rest"], rows: slice) -> Float[Tensor, "receivers *rest"]:
-    """The rows of some receivers; x itself where they are all."""
-    return x if rows == slice(0, x.shape[0]) else x[rows]
+    most, again = (edges, False) if _at_once() else _piece(graph.scalars, edges, width, 2 * points)
+    if most >= edges:
+        return function(graph, *of_receivers)
+    pieces = [piece for _, piece in graph.pieces(most)]
+    counts = [piece.count for piece in pieces]
+    parts = [(None,) * len(pieces) if x is None else x.split(counts) for x in of_receivers]
+    run = partial(_remembered, function) if again else function
+    found = [run(piece, *of_piece) for piece, *of_piece in zip(pieces, *parts, strict=True)]
+    return tuple(torch.cat(results) for results in zip(*found, strict=True))
 
 
 def over_points(
     function: Callable[[Tensor], Tensor], x: Float[Tensor, "points *rest"], width: int
 ) -> Float[Tensor, "points *out"]:
     """``function(features of points)``, which acts on each point alone, in pieces like :func:`over_receivers`."""
-    most = None if _at_once() else _piece(x, x.shape[0], width, 1)
-    if most is None:
+    most, again = (x.shape[0], False) if _at_once() else _piece(x, x.shape[0], width, 1)
+    if most >= x.shape[0]:
         return function(x)
-    return torch.cat([_remembered(function, part) for part in x.split(most)])
+    return torch.cat([_remembered(function, part) if again else function(part) for part in x.split(most)])
 
 
 def _at_once() -> bool:
     return exporting() or torch._C._are_functorch_transforms_active()
 
 
-def _piece(x: Tensor, count: int, width: int, least: int) -> int | None:
-    """How many of `count` edges or points go into a piece, at least `least` if something is recorded; None for all."""
+def _piece(x: Tensor, count: int, width: int, least: int) -> tuple[int, bool]:
+    """How many of `count` edges or points go into a piece, at least `least` if something is recorded, and whether the
+    work is done again in the backward pass."""
     most = max(LARGEST // width, 1)
     reused = x.device.type == "cpu" and not torch.compiler.is_compiling()
     small = max(min(REUSED, LARGEST) // width, 1) if reused else most
-    if torch.is_grad_enabled():
-        return None if count <= most else min(max(small, least), most)
-    return None if count <= small else small
+    if not torch.is_grad_enabled():
+        return small, False
+    return min(max(small, least), most), count > most
 
 
 def _remembered(function: Callable[..., Any], *given: Any) -> Any:
     """``function(*given)``, of which only what is given is kept."""
-    if not torch.is_grad_enabled():
-        return function(*given)
     return checkpoint(function, *given, use_reentrant=False)

@@ -179,7 +179,7 @@ class GraphAttention(ExactConstants):
     ) -> Float[Tensor, "atoms components_out out"]:
         o = self.options
         width = max(components(o.max_degree) * 2 * o.channels, 1)
-        (y,) = over_receivers(lambda _, piece: (self._aggregate(x, piece),), edges, width, x.shape[0])
+        (y,) = over_receivers(lambda piece: (self._aggregate(x, piece),), edges, width, x.shape[0])
         return self.proj.of_parts(split_degrees(y, o.max_degree, self.keep))
 
     def _aggregate(

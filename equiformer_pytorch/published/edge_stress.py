@@ -102,7 +102,7 @@ class EdgeStressHead(ExactConstants):
         """
         graph = replace(edges, scalars=distance[:, None])
         width = components(self.max_degree) * x.shape[2]
-        parts = over_receivers(lambda _, piece: self._of_edges(x, piece), graph, width, x.shape[0])
+        parts = over_receivers(lambda piece: self._of_edges(x, piece), graph, width, x.shape[0])
         if not self.given.edge_level_mlp:
             parts = [network(part) for network, part in zip(self.block.values(), parts, strict=True)]
         of_atoms = torch.cat(list(parts), dim=1).squeeze(-1)

@@ -57,7 +57,7 @@ class EdgeDegreeEmbedding(ExactConstants):
         of senders and receivers where all layers share them."""
         elements = (self.source_embedding, self.target_embedding) if elements is None else elements
         width = components(self.max_degree) * self.channels
-        return over_receivers(lambda _, piece: (self._aggregate(piece, *elements),), edges, width, atoms.shape[0])[0]
+        return over_receivers(lambda piece: (self._aggregate(piece, *elements),), edges, width, atoms.shape[0])[0]
 
     def _aggregate(
         self, edges: EdgeGraph, sender: nn.Embedding | None, receiver: nn.Embedding | None

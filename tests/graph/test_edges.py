@@ -62,8 +62,6 @@ def test_slots_are_the_envelope_side_by_side(sizes, attend_self):
         torch.testing.assert_close(slots.log_envelope[row, : len(u), 0][present], u[present].log())
     assert slots.log_envelope.isfinite().all()
     assert (slots.log_envelope[slots.envelope == 0] < -1e300).all()
-    for cut, whole in zip(slots.cut(slice(0, 1), 1), slots, strict=True):
-        assert cut.equal(whole[:1, :1])
 
 
 @pytest.mark.parametrize("table", [False, True])
@@ -102,6 +100,19 @@ def test_pieces_are_the_graph(table, sizes, most):
     for (one, _), (other, _) in pairwise(pieces):
         joined = sizes[one.start : other.start + 1]
         assert (max(joined) * len(joined) if table else sum(joined)) > most
+
+
+def test_pieces_are_made_once_and_carry_gradients():
+    """Also where they were first made with nothing recorded."""
+    scalars = torch.randn(6, 4, requires_grad=True)
+    graph = replace(edge_graph([2, 1, 3]), scalars=scalars)
+    with torch.no_grad():
+        graph.pieces(2)
+    pieces = graph.pieces(2)
+    assert graph.pieces(2) is pieces
+    torch.cat([piece.scalars for _, piece in pieces]).sum().backward()
+    assert scalars.grad is not None
+    assert scalars.grad.equal(torch.ones(6, 4))
 
 
 def test_no_points_make_no_pieces():

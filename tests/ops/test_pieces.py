@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, vmap
 
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.ops import pieces
-from equiformer_pytorch.ops.pieces import cut, over_points, over_receivers
+from equiformer_pytorch.ops.pieces import over_points, over_receivers
 from equiformer_pytorch.ops.rotate import gather_rotate
 from equiformer_pytorch.ops.softmax import edge_softmax
 from tests.models import build, example, relative, total
@@ -92,13 +92,14 @@ def summed(graph: EdgeGraph, leaves: dict[str, Tensor], width: int = 18) -> tupl
     """Messages with attention weights, summed over the edges of each receiver; the weights of heads are summed, too."""
     graph = graph.with_tensors((leaves["scalars"], leaves["block"], leaves["envelope"], *(graph.slots or ())))
 
-    def function(rows: slice, graph: EdgeGraph) -> tuple[Tensor, Tensor]:
-        assert graph.count == rows.stop - rows.start
-        message = gather_rotate(leaves["sender"], cut(leaves["receiver"], rows), graph, 1)
+    def function(graph: EdgeGraph, receiver: Tensor, none: None) -> tuple[Tensor, Tensor]:
+        assert graph.count == len(receiver)
+        assert none is None
+        message = gather_rotate(leaves["sender"], receiver, graph, 1)
         weights = edge_softmax(graph.scalars, graph, 1e-3)
         return graph.sum_receivers(message * weights.sum(1)[:, None, None]), graph.sum_receivers(weights)
 
-    return over_receivers(function, graph, width, leaves["sender"].shape[0])
+    return over_receivers(function, graph, width, leaves["sender"].shape[0], [leaves["receiver"], None])
 
 
 def made(name: str, table: bool) -> tuple[EdgeGraph, dict[str, Tensor]]:
@@ -136,28 +137,51 @@ def test_over_receivers(monkeypatch: pytest.MonkeyPatch, name: str, largest: int
     assert len(calls) > 1 or sum(SIZES[name]) * 18 <= max(largest, 18)
 
 
-def test_pieces_are_no_smaller_than_the_gradients_that_they_give(monkeypatch: pytest.MonkeyPatch):
+def test_sizes_of_pieces(monkeypatch: pytest.MonkeyPatch):
     """Each gives a gradient of all points: two edges for each, unless that is too many; without gradients fewer do."""
-    graph, seen = edge_graph([1] * 60), []
+    graph, seen, again = edge_graph([1] * 60), [], []
 
-    def function(rows: slice, graph: EdgeGraph) -> tuple[Tensor]:
+    def function(graph: EdgeGraph) -> tuple[Tensor]:
         seen.append(graph.count)
         return (graph.sum_receivers(graph.scalars),)
 
     def sizes(largest: int, reused: int, points: int) -> list[int]:
         seen.clear()
+        again.clear()
         monkeypatch.setattr(pieces, "LARGEST", largest)
         monkeypatch.setattr(pieces, "REUSED", reused)
+        monkeypatch.setattr(pieces, "checkpoint", lambda function, *given, **_: again.append(1) or function(*given))
         over_receivers(function, graph, 10, points)
         return list(seen)
 
-    assert sizes(600, 50, 10) == [60]
     assert sizes(590, 50, 10) == [20, 20, 20]
     assert sizes(590, 50, 2) == [5] * 12
     assert sizes(200, 50, 60) == [20, 20, 20]
+    assert again == [1] * 3
+    # What is not too large is kept, in pieces all the same.
+    assert sizes(600, 600, 10) == [60]
+    assert sizes(600, 50, 10) == [20, 20, 20]
+    assert sizes(600, 50, 60) == [60]
+    assert not again
     with torch.no_grad():
         assert sizes(600, 50, 10) == [5] * 12
         assert sizes(40, 50, 10) == [4] * 15
+    assert not again
+
+
+def test_pieces_that_are_kept(monkeypatch: pytest.MonkeyPatch):
+    """Values and derivatives of a whole model are the same, and nothing is computed again."""
+    model = build(depth=1)
+    sample = example(model, points=9)
+    whole = everything(model, sample)
+    monkeypatch.setattr(pieces, "REUSED", 1)
+    monkeypatch.setattr(pieces, "checkpoint", None)
+    taken: list[int] = []
+    original = EdgeGraph.pieces
+    monkeypatch.setattr(EdgeGraph, "pieces", lambda self, most: taken.append(most) or original(self, most))
+    for key, x in everything(model, sample).items():
+        assert relative(x, whole[key]) < 1e-9, key
+    assert taken
 
 
 def test_what_belongs_to_points_is_only_kept_once(monkeypatch: pytest.MonkeyPatch):
@@ -168,9 +192,10 @@ def test_what_belongs_to_points_is_only_kept_once(monkeypatch: pytest.MonkeyPatc
     given = {name: x.clone().requires_grad_() for name, x in leaves.items()}
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         summed(graph, given)
-    # Beside pieces of what is given, ranges and the like; messages are of 3 · 4 columns and more.
+    # Beside views of what is given, ranges and the like; messages have three dimensions, the last of two channels.
+    own = {x.untyped_storage().data_ptr() for x in given.values()}
     messages = [x for x in kept if x.dtype.is_floating_point and x.ndim == 3 and x.shape[2] == 2]
-    assert not messages
+    assert all(x.untyped_storage().data_ptr() in own for x in messages)
 
 
 @pytest.mark.parametrize("largest", [1, 8, 2**26])
@@ -206,13 +231,6 @@ def test_transforms_take_all_at_once(monkeypatch: pytest.MonkeyPatch):
     found.append(vmap(lambda x: over_points(torch.sin, x, 4))(x))
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
-
-
-def test_cut():
-    x = torch.randn(5, 2)
-    assert cut(x, slice(0, 5)) is x
-    assert cut(x, slice(1, 3)).equal(x[1:3])
-    assert cut(x, slice(5, 5)).shape == (0, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

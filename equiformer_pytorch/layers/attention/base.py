@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -178,10 +179,10 @@ class Attention(TakesMatrices):
         _, slots = graph.laid_out()
         columns = slots.envelope.shape[1]
 
-        def received(rows: slice, graph: EdgeGraph) -> tuple[Tensor, ...]:
+        def received(graph: EdgeGraph, *of_receivers: Any) -> tuple[Tensor, ...]:
             """Softmax, gates and weighted sums, for some receivers."""
             _, slots = graph.laid_out()
-            mine = of_points.receiving(rows)
+            mine = OfPoints(of_points.sender, *of_receivers)
             invariants, message = self.conv(mine.sender, mine.receiver, graph, for_edges)
             message = rotate_out(message, graph.rotation, len(self.heads), self.conv.so2.max_order)
             messages, invariants = self._messages(message, invariants, mine, graph)
@@ -193,7 +194,7 @@ class Attention(TakesMatrices):
             found = shares.detach() * slots.envelope.detach()
             return out, F.pad(found, (0, 0, 0, columns - found.shape[1]))
 
-        out, *weights = over_receivers(received, graph, self.conv.width, x.shape[0])
+        out, *weights = over_receivers(received, graph, self.conv.width, x.shape[0], of_points[1:])
         if self.linear_attn is not None:
             attended = self.linear_attn(normed[:, : self.scalars], graph) @ self.linear_attn_to_out
             out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))

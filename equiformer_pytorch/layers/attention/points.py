@@ -17,7 +17,6 @@ from equiformer_pytorch.layers.fiber import Fiber
 from equiformer_pytorch.layers.joint import Arrange, JointProduct, JointProducts, groups_of, is_narrow
 from equiformer_pytorch.layers.linear import Linear
 from equiformer_pytorch.ops.heads import HeadPlan
-from equiformer_pytorch.ops.pieces import cut
 from equiformer_pytorch.so3.rows import degree_index
 
 
@@ -35,11 +34,6 @@ class OfPoints(NamedTuple):
     """Of the heads, before the sigmoid."""
     query: Float[Tensor, "points features"] | None
     """Of each head for the components of its degree, as `PointMaps.plan` has them; or what an ``nn.Linear`` gives."""
-
-    def receiving(self, rows: slice) -> OfPoints:
-        """What is needed of some receivers; of senders all."""
-        others = (None if part is None else cut(part, rows) for part in self[2:])
-        return OfPoints(self.sender, cut(self.receiver, rows), *others)
 
 
 class PointMaps(ExactConstants):

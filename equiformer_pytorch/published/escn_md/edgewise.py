@@ -158,7 +158,7 @@ class Edgewise(ExactConstants):
         first, second = self.so2_conv_1.mixed(mixture), self.so2_conv_2.mixed(mixture)
         radial = cast(RadialNetwork, self.so2_conv_1.get_submodule("rad_func"))
 
-        def aggregate(rows: slice, piece: EdgeGraph) -> tuple[Tensor, ...]:
+        def aggregate(piece: EdgeGraph) -> tuple[Tensor, ...]:
             segments = [] if mixture is None or first is None else mixture.segments_of(piece.receiver_points)
             invariants = radial(piece, *elements)
             if frozen and self.act.gate and self.act.max_degree > 0 and not written_out(x):

@@ -28,6 +28,7 @@ from ase.io import write
 from equiformer_pytorch.atoms import EquiformerCalculator, EquiformerPotential, load_potential
 from equiformer_pytorch.atoms.tensors import isotropic_part, traceless_part
 from equiformer_pytorch.cli.main import main
+from tests import published_cases
 from tests.atoms.databases import connect
 from tests.potential_program import ROOT, frames_of
 from tests.programs import ENVIRONMENT, exit_code, metrics_of
@@ -526,6 +527,23 @@ def test_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         error = capsys.readouterr().err
         assert said in error
         assert error.count("\n") == 1, error
+
+
+def test_evaluate_a_potential_of_open_structures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It sees no images: periodic structures are refused, as where it is trained."""
+    potential = published_cases.build("v2", use_pbc=False)
+    potential.save(tmp_path / "open.pt")
+    frames = crystals(1) + molecules(2)
+    for atoms in frames:
+        atoms.calc = EquiformerCalculator(potential)
+        atoms.get_forces()
+    file = saved(tmp_path / "both.xyz", frames)
+    assert call("evaluate", tmp_path / "open.pt", file, "--out", tmp_path / "out") == 0
+    assert "all: 2 structures, 2 with forces, 2 with energy; 1 that could not be used" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))["all"]["all"]
+    assert figures["forces"]["rmse"] < 1e-6
+    assert call("evaluate", tmp_path / "open.pt", saved(tmp_path / "crystal.xyz", frames[:1])) == 2
+    assert "record 0: it is periodic, and the potential does not see it so (use_pbc=False)" in capsys.readouterr().err
 
 
 def test_evaluate_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

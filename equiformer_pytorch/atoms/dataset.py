@@ -150,9 +150,10 @@ class LazyItems(Sequence[dict[str, Tensor]]):
         form: Form,
         on_error: str,
         species: frozenset[int] | None = None,
+        periodic: bool = True,
     ) -> None:
         self.origins, self.numbers, self.reader, self.form = origins, numbers, reader, form
-        self.on_error, self.species = on_error, species
+        self.on_error, self.species, self.periodic = on_error, species, periodic
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -186,15 +187,19 @@ class LazyItems(Sequence[dict[str, Tensor]]):
             self.without_graph(index)
         return self.reader.summary()
 
-    def only_of(self, species: Iterable[int]) -> LazyItems:
-        """The same, but records with other elements count as damaged."""
-        return LazyItems(self.origins, self.numbers, self.reader, self.form, self.on_error, frozenset(species))
+    def only_of(self, species: Iterable[int], periodic: bool) -> LazyItems:
+        """The same, but records with other elements count as damaged, and unless potentials see them `periodic`, those
+        that are."""
+        known = frozenset(species)
+        return LazyItems(self.origins, self.numbers, self.reader, self.form, self.on_error, known, periodic)
 
     def _read(self, number: int) -> Checked:
         read = Checked.of(self.origins.atoms(number), self.reader)
         strange = set() if self.species is None else set(map(int, read.numbers)) - self.species
         if strange:
             raise ValueError(f"atomic numbers {sorted(strange)}, which the potential does not know")
+        if not self.periodic and read.pbc.any():
+            raise ValueError("it is periodic, and the potential does not see it so (use_pbc=False)")
         return read
 
     def why(self, number: int) -> Skipped:
@@ -208,7 +213,7 @@ class LazyItems(Sequence[dict[str, Tensor]]):
     def subset(self, indices: Sequence[int]) -> LazyItems:
         """Some of them, in this order."""
         numbers = [self.numbers[index] for index in indices]
-        return LazyItems(self.origins, numbers, self.reader, self.form, self.on_error, self.species)
+        return LazyItems(self.origins, numbers, self.reader, self.form, self.on_error, self.species, self.periodic)
 
 
 def load_structures(

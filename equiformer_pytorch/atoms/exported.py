@@ -55,13 +55,16 @@ def export_potential(potential: Potential, *, forces: bool = True, stress: bool 
     pos            (atoms, 3)       float64     Å
     batch          (atoms,)         int64       the structure of each atom, in any order
     cell           (structures,3,3) float64     cell vectors as rows, Å; zeros where there are none
-    edge_index     (2, edges)       int64       sender and receiver, all pairs within the cutoff, in any order
+    edge_index     (2, edges)       int64       sender and receiver of all that the potential sees, in any order
     cell_offsets   (edges, 3)       int64       how many cells away the sender is
     inputs         by name          float64     where the potential takes some, (structures,) or (atoms,); all of them
     ============== ================ =========== ======================================================================
 
     It looks at no values: elements that the potential does not know, edges that do not exist or the stress of a
-    structure without volume give wrong numbers or none. Edges beyond the cutoff weigh nothing.
+    structure without volume give wrong numbers or none. Nor does it count: the caller leaves out what is beyond the
+    potential's `max_neighbors` (as its `strict_neighbors` says) or its `use_pbc`, as
+    :func:`~equiformer_pytorch.atoms.radius_graph` does. Edges beyond the cutoff weigh nothing, but in EquiformerV2,
+    which has no envelope.
 
     Args:
         potential: of any kind, which stays as it is. The program computes on its device, in the dtype of its weights.

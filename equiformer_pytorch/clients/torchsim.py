@@ -16,7 +16,9 @@ class EquiformerModel(ModelInterface):
     """``ts.integrate(system=…, model=EquiformerModel("potential.pt"), …)``: energies (eV), forces (eV/Å), stresses
     (eV/Å³) of a state, in the model's dtype, and the targets of the potential.
 
-    Neighbours are found at every call, for all structures of a state together.
+    Neighbours are found at every call, for all structures of a state together. TorchSim's states are periodic along
+    all axes or none, and made of ASE atoms without what is in ``atoms.info``: of slabs and wires, and of atoms with a
+    charge there, energies are not those of the calculator, and nothing here can tell.
 
     Args:
         potential: of any kind, which is copied and stays as it is; or a file of one.

@@ -169,7 +169,8 @@ class PublishedModel(Potential, ExactConstants):
         outputs = self(data, **given)
         with lasting_tensors(), checks.unchecked_values():
             structures = self._gather(data, {name: given.get(name) for name in INPUTS})
-            return self.scales.apply(outputs, structures.atomic_numbers, structures.batch)
+            numbers, batch = structures.restored(structures.atomic_numbers), structures.restored(structures.batch)
+            return self.scales.apply(outputs, numbers, batch)
 
     def evaluate(
         self,

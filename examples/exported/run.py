@@ -13,9 +13,27 @@ from ase.io import iread
 from ase.neighborlist import neighbor_list
 
 
-def structure(atoms, cutoff, device):
+def nearest(receivers, distances, most, strict):
+    """Which edges come from the `most` nearest neighbours of each atom; unless it is strict also from those that are
+    hardly farther than the first one beyond."""
+    order = np.lexsort((distances, receivers))
+    ends, square = receivers[order], distances[order] ** 2
+    rank = np.arange(len(order)) - np.searchsorted(ends, ends)
+    if strict:
+        return order[rank < most]
+    limit = np.full(ends.max(initial=-1) + 1, np.inf)
+    limit[ends[rank == most]] = square[rank == most] + 0.01
+    return order[square <= limit[ends]]
+
+
+def structure(atoms, known):
     """What the program takes of one structure."""
-    receivers, senders, offsets = neighbor_list("ijS", atoms, cutoff)
+    seen = atoms.copy()
+    seen.pbc = seen.pbc & known["use_pbc"]
+    receivers, senders, offsets, distances = neighbor_list("ijSd", seen, known["cutoff"])
+    if known["max_neighbors"] is not None:
+        kept = nearest(receivers, distances, known["max_neighbors"], known["strict_neighbors"])
+        receivers, senders, offsets = receivers[kept], senders[kept], offsets[kept]
     found = {
         "atomic_numbers": atoms.numbers.astype(np.int64),
         "pos": atoms.positions,
@@ -24,7 +42,7 @@ def structure(atoms, cutoff, device):
         "edge_index": np.stack((senders, receivers)).astype(np.int64),
         "cell_offsets": offsets.reshape(-1, 3).astype(np.int64),
     }
-    return {name: torch.tensor(value, device=device) for name, value in found.items()}
+    return {name: torch.tensor(value, device=known["device"]) for name, value in found.items()}
 
 
 def main():
@@ -43,7 +61,7 @@ def main():
         if unknown:
             raise SystemExit(f"structure {number} has elements {unknown}, which the potential does not know")
         with torch.no_grad():
-            out = program(**structure(atoms, known["cutoff"], known["device"]))
+            out = program(**structure(atoms, known))
         largest = float(out["forces"].norm(dim=1).max())
         print(f"{number:5d}  energy {float(out['energy']):.8f} eV  largest force {largest:.6f} eV/Å")
 

@@ -12,10 +12,22 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from equiformer_pytorch.atoms import export_potential, load_potential
+from equiformer_pytorch.atoms import Potential, export_potential, load_potential
+
+
+def known_of(potential: Potential) -> dict[str, Any]:
+    """What whoever calls the program has to know: which edges it takes, and which elements."""
+    return {
+        "cutoff": potential.cutoff,
+        "max_neighbors": potential.max_neighbors,
+        "strict_neighbors": potential.strict_neighbors,
+        "use_pbc": potential.use_pbc,
+        "elements": list(potential.elements),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch._inductor.aoti_compile_and_package(program, package_path=str(args.program))
     else:
         torch.export.save(program, args.program)
-    known = {"cutoff": potential.cutoff, "elements": list(potential.elements), "compiled": args.compile}
-    args.program.with_suffix(".json").write_text(json.dumps({**known, "device": args.device}) + "\n", encoding="utf-8")
+    known = {**known_of(potential), "compiled": args.compile, "device": args.device}
+    args.program.with_suffix(".json").write_text(json.dumps(known) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

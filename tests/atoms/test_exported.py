@@ -16,6 +16,7 @@ from torch import Tensor
 from equiformer_pytorch.atoms import Input, Potential, export_potential
 from equiformer_pytorch.atoms.exported import FIELDS
 from examples.exported import write
+from tests import published_cases
 from tests.atoms import potentials
 from tests.atoms.kinds import KINDS, SMALL, build, relative, structures
 from tests.atoms.test_door import batch_of, shuffled
@@ -162,6 +163,24 @@ def test_float32_stays() -> None:
     assert found["charges"].dtype == torch.float32
     assert found["energy"].dtype == torch.float64
     assert relative(found["forces"], exact["forces"]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_neighbors": 5}, {"max_neighbors": 5, "enforce_max_neighbors_strictly": False}, {"use_pbc": False}],
+    ids=["nearest", "nearly", "open"],
+)
+def test_the_example_gives_what_the_potential_sees(limits: dict[str, Any]) -> None:
+    """All within the cutoff would be other energies."""
+    ase = pytest.importorskip("ase")
+    run = pytest.importorskip("examples.exported.run")
+    model = published_cases.build("v2", max_radius=potentials.CUTOFF, **limits, **SMALL["v2"])
+    each = structures()[0]
+    atoms = ase.Atoms(each["atomic_numbers"].numpy(), each["pos"].numpy(), cell=each["cell"][0].numpy(), pbc=True)
+    known = {**write.known_of(model), "device": "cpu"}
+    found, exact = model.evaluate(run.structure(atoms, known)), model.evaluate(each)
+    assert relative(found["energy"], exact["energy"]) < 1e-12
+    assert relative(found["forces"], exact["forces"]) < 1e-10
 
 
 @pytest.mark.slow

@@ -119,6 +119,19 @@ def test_calculator() -> None:
         atoms.get_potential_energy()
 
 
+def test_calculator_sees_what_is_changed_in_place() -> None:
+    atoms = atoms_with(charge=np.array([1]), field=np.zeros(3))
+    atoms.calc = EquiformerCalculator(model())
+    for name, value in (("charge", 2), ("field", 0.5)):
+        before = atoms.get_potential_energy()
+        atoms.info[name][0] = value
+        found = atoms.get_potential_energy()
+        assert found != before
+        other = atoms.copy()
+        other.calc = EquiformerCalculator(model())
+        assert found == pytest.approx(other.get_potential_energy(), rel=1e-12)
+
+
 def test_read_for_batches() -> None:
     """One number of a structure, one of each atom, defaults where nothing is said: as collate_structures takes them."""
     found = read_inputs(atoms_with(charge=-1, field=0.5), INPUTS)

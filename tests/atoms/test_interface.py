@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 pytest.importorskip("ase")
 from ase import Atoms
 
+from equiformer_pytorch import ESCNMD, EquiformerV2, EquiformerV3
 from equiformer_pytorch.atoms import (
     EquiformerCalculator,
     Potential,
@@ -120,6 +121,8 @@ def test_parts_of_atoms_add_up(kind: str) -> None:
     other = model.evaluate(moved, stress=conservative, per_atom=True)
     for name in PARTS & set(out):
         assert relative(other[name], out[name][order]) < 1e-10
+    if isinstance(model, EquiformerV2 | EquiformerV3 | ESCNMD):
+        assert relative(model.predict(**moved, per_atom=True)["energies"], out["energies"][order]) < 1e-10
     assert set(model.evaluate(batch, forces=False, per_atom=True)) & PARTS == {"energies"}
 
 

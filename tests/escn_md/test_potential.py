@@ -23,6 +23,7 @@ from equiformer_pytorch.atoms import EquiformerCalculator, load_potential, refit
 from equiformer_pytorch.atoms.dataset import load_structures
 from equiformer_pytorch.cli.main import main
 from equiformer_pytorch.published.escn_md.experts import Experts
+from equiformer_pytorch.published.escn_md.tasks import Task, Tasks
 from tests.escn_md_cases import build
 from tests.published_cases import relative
 
@@ -58,6 +59,38 @@ def test_charge_and_spin_come_from_the_atoms() -> None:
             atoms.info |= {"charge": 0, "spin": 0, name: value}
             with pytest.raises(ValueError, match=f"{name} must be whole numbers"):
                 atoms.get_potential_energy()
+
+
+def test_spin_is_by_default_as_of_the_dataset() -> None:
+    """Of each structure, wherever the dataset comes from, and whoever asks."""
+    model = build("experts")
+    atoms = water()
+    charged = atoms.copy()
+    charged.info["charge"] = 1
+    tensors = {"atomic_numbers": torch.tensor(atoms.numbers), "pos": torch.tensor(atoms.positions)}
+    for task in (None, "omol", "omat"):
+        model.task = task
+        for dataset, spin in (("omol", 1), ("omat", 0)):
+            wanted = model(**tensors, dataset=dataset, spin=torch.tensor([spin]))["energy"]
+            assert torch.equal(model(**tensors, dataset=dataset)["energy"], wanted)
+            assert torch.equal(model(atoms, dataset=dataset)["energy"], wanted)
+        model.task = task
+        mixed = model([atoms, charged, atoms], dataset=["omol", "omol", "omat"])["energy"]
+        given = {"charge": torch.tensor([0, 1, 0]), "spin": torch.tensor([1, 1, 0])}
+        assert torch.equal(model([atoms] * 3, dataset=["omol", "omol", "omat"], **given)["energy"], mixed)
+
+
+def test_one_dataset_alone_is_what_structures_are_of() -> None:
+    """Also where it is no task: a file of a model of molecules alone names none."""
+    model = build("escn_md")
+    model.tasks = Tasks((Task("omol_energy", "energy", ("omol",)),))
+    assert (model.known, model.task) == (("omol",), None)
+    atoms = water()
+    by_call = model.predict(atoms, spin=torch.tensor([1]))["energy"].item()
+    assert by_call != model.predict(atoms, spin=torch.tensor([0]))["energy"].item()
+    assert model.predict(atoms)["energy"].item() == by_call
+    atoms.calc = EquiformerCalculator(model)
+    assert atoms.get_potential_energy() == pytest.approx(by_call, rel=1e-9)
 
 
 def test_a_molecule_without_a_cell_has_no_stress() -> None:

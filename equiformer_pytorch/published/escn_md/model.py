@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equiformer_pytorch.base import checks
 from equiformer_pytorch.base.constants import ExactConstants
-from equiformer_pytorch.base.potential import Potential
+from equiformer_pytorch.base.potential import Input, Potential
 from equiformer_pytorch.base.tracing import lasting, lasting_tensors, plain
 from equiformer_pytorch.graph.frames import check_frames
 from equiformer_pytorch.inputs.geometry import edge_geometry, forces_of, stress_of, stresses_of, with_slope
@@ -20,7 +20,7 @@ from equiformer_pytorch.published.escn_md.backbone import Backbone, Geometry, Hi
 from equiformer_pytorch.published.escn_md.merging import Kind
 from equiformer_pytorch.published.escn_md.outputs import Outputs
 from equiformer_pytorch.published.escn_md.readout import Batch, Chosen, divisors, read, summed
-from equiformer_pytorch.published.escn_md.system import SYSTEMS, Systems, inputs_of, said_of
+from equiformer_pytorch.published.escn_md.system import SYSTEMS, Systems, infos_of, inputs_of
 from equiformer_pytorch.published.escn_md.tasks import Tasks
 from equiformer_pytorch.published.results import by_number, detached, with_matrices
 
@@ -70,7 +70,12 @@ class Model(Potential, ExactConstants):
     def task(self, name: str | None) -> None:
         if name is not None and self.known and name not in self.known:
             raise ValueError(f"task must be one of {', '.join(self.known)}; got {name!r}")
-        self._task, self.inputs, self.config["task"] = name, inputs_of(name), name
+        self._task, self.config["task"] = name, name
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Charge and spin, by default as of the dataset that structures are taken to be of."""
+        return inputs_of(self._only)
 
     def forward(
         self,
@@ -253,19 +258,20 @@ class Model(Potential, ExactConstants):
             checks.check_within("atomic_numbers", numbers, weight.shape[0])
 
         structures = gather_structures(data, given, check_elements, weight.device, with_volume=with_volume)
-        of_data = said_of(data, self.inputs)
+        infos = infos_of(data)
         found = [
-            value if value is not None else of_data.get(name) for name, value in zip(SYSTEMS, of_systems, strict=True)
+            getattr(data, name, None) if value is None and not infos else value
+            for name, value in zip(SYSTEMS, of_systems, strict=True)
         ]
-        systems = self._systems(found, structures.count)
+        systems = self._systems(found, structures.count, infos)
         if self.merged_for is not None and checks.looks_at_values():
             self.merged_for.check(structures, systems, self.known)
         return structures, systems
 
-    def _systems(self, of_systems: Sequence[Any], count: int) -> Systems:
+    def _systems(self, of_systems: Sequence[Any], count: int, infos: Sequence[Mapping[str, Any]] = ()) -> Systems:
         charge, spin, dataset = of_systems
         like = self.backbone.sphere_embedding.weight
-        return Systems.of(charge, spin, dataset, self.known, self.task, count, like)
+        return Systems.of(charge, spin, dataset, self.known, self.task, count, like, infos)
 
     def _chosen(self) -> Chosen:
         """The heads that the tasks name, else those that are there."""

@@ -22,23 +22,18 @@ MOLECULES = "omol"
 NO_SPIN = -100
 
 
-def inputs_of(task: str | None) -> dict[str, Input]:
-    """Charge and spin, by default as published."""
+def inputs_of(dataset: str | None) -> dict[str, Input]:
+    """Charge and spin of the structures of a dataset, by default as published."""
     return {
         "charge": Input(least=CHARGES[0], most=CHARGES[1]),
-        "spin": Input(least=SPINS[0], most=SPINS[1], default=int(task == MOLECULES)),
+        "spin": Input(least=SPINS[0], most=SPINS[1], default=int(dataset == MOLECULES)),
     }
 
 
-def said_of(data: Any, inputs: Mapping[str, Input]) -> dict[str, Any]:
-    """What a batch object, ASE atoms or a list of these say of charge, spin and dataset."""
-    if data is None:
-        return {}
+def infos_of(data: Any) -> list[Mapping[str, Any]]:
+    """The `info` of ASE atoms or of each of a list of these; of anything else none."""
     each = data if isinstance(data, Sequence) else [data]
-    if not all(hasattr(atoms, "info") for atoms in each):
-        return {name: getattr(data, name, None) for name in SYSTEMS}
-    numbers = {name: [atoms.info.get(name, given.default) for atoms in each] for name, given in inputs.items()}
-    return {name: torch.tensor(values, dtype=torch.float64, device="cpu") for name, values in numbers.items()}
+    return [atoms.info for atoms in each] if all(hasattr(atoms, "info") for atoms in each) else []
 
 
 class Systems(NamedTuple):
@@ -60,8 +55,10 @@ class Systems(NamedTuple):
         task: str | None,
         count: int,
         like: Tensor,
+        infos: Sequence[Mapping[str, Any]] = (),
     ) -> Systems:
-        """Of `count` structures, in the dtype and on the device of `like`.
+        """Of `count` structures, in the dtype and on the device of `like`; charges and spins that are not given are
+        those of `infos`, by default as the dataset of each structure has them.
 
         Raises:
             ValueError: numbers that are not whole or out of range, datasets that are not known, or none where several
@@ -69,8 +66,12 @@ class Systems(NamedTuple):
         """
         index = dataset_index(dataset, known, task, count, like.device)
         spins = (index == known.index(MOLECULES)) if MOLECULES in known else torch.zeros_like(index, dtype=torch.bool)
+        charges = torch.zeros_like(index)
+        if infos:
+            charge = _said("charge", infos, charges) if charge is None else charge
+            spin = _said("spin", infos, spins) if spin is None else spin
         return cls(
-            _numbers("charge", charge, CHARGES, torch.zeros_like(index), like),
+            _numbers("charge", charge, CHARGES, charges, like),
             _numbers("spin", spin, SPINS, spins, like),
             index,
         )
@@ -103,6 +104,13 @@ def dataset_index(
     if len(names) != count:
         raise ValueError(f"dataset must name that of each structure, {count} in all, got {len(names)}")
     return torch.tensor([known.index(name) for name in names], dtype=torch.long, device=device)
+
+
+def _said(name: str, infos: Sequence[Mapping[str, Any]], default: Tensor) -> Tensor:
+    """What each of the structures says, the default for those that do not."""
+    said = (info.get(name) for info in infos)
+    values = [other if value is None else value for value, other in zip(said, default.tolist(), strict=True)]
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def _numbers(

@@ -111,7 +111,7 @@ def _load(members: Sequence[Potential], files: Sequence[Path], how: Evaluation) 
     if said is not None:
         print(said)
     known = set.intersection(*(set(member.elements) for member in members))
-    return structures.with_items(structures.items.only_of(sorted(known)))
+    return structures.with_items(structures.items.only_of(sorted(known), model.use_pbc))
 
 
 def _of(found: Errors, wanted: Callable[[int], bool]) -> dict[str, Compared]:

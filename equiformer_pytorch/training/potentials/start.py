@@ -137,12 +137,12 @@ def refit(model: Potential, sample: Sequence[Mapping[str, Tensor]], batch_size: 
 
 def check_structures(elements: Sequence[int], use_pbc: bool, splits: Splits) -> Splits:
     """RunError unless a potential of these elements that sees structures repeated, or not, can be trained on them;
-    where structures are read lazily, records with other elements count as damaged."""
+    where structures are read lazily, records that are not such count as damaged."""
     checked = {}
     for name, structures in splits.items():
         checked[name] = structures
         if isinstance(structures.items, LazyItems):
-            checked[name] = structures.with_items(structures.items.only_of(elements))
+            checked[name] = structures.with_items(structures.items.only_of(elements, use_pbc))
             continue
         numbers = {int(number) for item in structures.items for number in item["atomic_numbers"]}
         unknown = sorted(numbers.difference(elements))

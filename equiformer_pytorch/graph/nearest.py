@@ -114,7 +114,7 @@ def graph_distances(
         # Row j holds the points that reach j: a step from j to k adds them to row k.
         reached = steps[structure].T > 0
         for degree in range(2, largest + 1):
-            count = torch.zeros(points, points, device=adjacency.device)
+            count = torch.zeros(points, points, dtype=torch.float32, device=adjacency.device)
             for j, k in zip(*(ends.split(max(1, PAIRS_AT_ONCE // points)) for ends in (start, end)), strict=True):
                 count.index_add_(0, k, reached[j].float())
             new = (count > 0) & ~reached & ~itself

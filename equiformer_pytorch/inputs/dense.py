@@ -51,7 +51,7 @@ def dense_edges(
 
 def steps_between(adj_mat: Tensor, layout: Layout, largest: int) -> Int[Tensor, "structures columns columns"]:
     """Steps between the real points of each structure along the caller's adjacency, in the rows of the table."""
-    adj_mat = checks.as_bool("adj_mat", checks.check_tensor("adj_mat", adj_mat))
+    adj_mat = checks.check_tensor("adj_mat", adj_mat)
     if adj_mat.ndim == 2:
         adj_mat = adj_mat.expand(layout.structures, *adj_mat.shape)
     size = (*layout.size, layout.size[1])
@@ -65,5 +65,5 @@ def steps_between(adj_mat: Tensor, layout: Layout, largest: int) -> Int[Tensor, 
         get_at = einx.get_at  # pyright: ignore[reportPrivateImportUsage]
         adj_mat = get_at("b [i j], b p, b q -> b p q", adj_mat, column, column)
         if real is not None:
-            adj_mat = adj_mat & real[:, :, None] & real[:, None]
-    return graph_distances(adj_mat, largest)
+            adj_mat = adj_mat.masked_fill(~(real[:, :, None] & real[:, None]), 0)
+    return graph_distances(checks.as_bool("adj_mat", adj_mat), largest)

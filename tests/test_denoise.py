@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pickle
 from pathlib import Path
@@ -18,6 +19,8 @@ import torch
 from Bio.Align import PairwiseAligner, substitution_matrices
 
 from benchmarks.quality import FRESH, fresh_chains
+from equiformer_pytorch.training import MetricsFile
+from equiformer_pytorch.training.loop import COLUMNS
 from examples.denoising import data, evaluate, report
 from examples.denoising.model import BackboneDenoiser, chain_relations, denoising_loss, variance_left
 from examples.denoising.settings import SHIPPED
@@ -257,6 +260,14 @@ def test_held_out_chains_and_their_noise_are_fixed(splits: data.Splits) -> None:
 # ---- model
 
 
+def test_chains_without_an_atom_are_left_out(protein: data.SCNProtein, splits: data.Splits) -> None:
+    coordinates_of(protein)[:, :3] = np.nan
+    (chain,) = data.some_chains([protein, splits.test[1]], 2)
+    assert chain.name == splits.test[1].id
+    with pytest.raises(data.DataError, match="has an atom N, CA, C"):
+        data.some_chains([protein], 1)
+
+
 def test_denoiser_is_equivariant_and_ignores_padding(splits: data.Splits) -> None:
     model = small_denoiser().double().eval()
     chain = data.read_backbone(splits.test[0]).residues(0, 12)
@@ -361,3 +372,19 @@ def test_pdb_file_is_read_back_by_another_program(tmp_path: Path, protein: data.
     sequence = whole[:3] + whole[4:]
     assert read.select("name CA").getSequence() == sequence
     assert set(read.getElements()) == {"N", "C"}
+
+
+def test_report_of_chains_of_ca_alone(tmp_path: Path, protein: data.SCNProtein, splits: data.Splits) -> None:
+    coordinates_of(protein)[:, [0, 2]] = np.nan
+    chain = dataclasses.replace(data.read_backbone(protein), name="TBM/FM")
+    metrics = MetricsFile(tmp_path / "metrics.csv", COLUMNS, 0)
+    metrics.write(step=1, train=1.0)
+    metrics.close()
+    for residues in (10, 2, 1):
+        test = [chain.residues(0, residues), *data.some_chains(splits.test, 1)]
+        report.write_report(tmp_path, evaluate.predict_nothing, evaluate.predict_nothing, test, 1.0)
+        read: Any = prody.parsePDB(str(tmp_path / "TBM-FM-true.pdb"))
+        assert read.numAtoms() == residues
+        assert "nothing done                              1.000" in (tmp_path / "evaluation.txt").read_text()
+        for picture in ("backbone.png", "loss.png"):
+            (tmp_path / picture).unlink()

@@ -53,7 +53,7 @@ def test_help_explains_every_option_at_once() -> None:
     ("arguments", "said"),
     [
         (["--property", "colour"], "--property"),
-        (["--train", "0"], "0 is not at least 1"),
+        (["--train", "1"], "1 is not at least 2"),
         (["--data", "nowhere"], "nowhere has not the files of qm9pack"),
         ([*SMALL, "--train", "1000"], "there are 216 molecules to train on, not 1000"),
         (["--resume", "never"], "there is no checkpoint"),

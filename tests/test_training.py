@@ -201,6 +201,15 @@ def test_not_finite_loss_is_an_error(tmp_path: Path) -> None:
         toy.run(tmp_path, lr=math.inf)
 
 
+def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
+    toy.run(tmp_path, steps=2)
+    with pytest.raises(FloatingPointError, match="weights became infinite or NaN by step 3"):
+        toy.run(tmp_path, resume=True, lr=math.inf, checkpoint_every=1)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert checkpoint["step"] == 2
+    assert all(weight.isfinite().all() for weight in checkpoint["model"].values())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_a_signal_and_resumed(tmp_path: Path, number: signal.Signals) -> None:
     toy.run(tmp_path / "whole")

@@ -81,6 +81,7 @@ class EquiformerCalculator(Calculator):
         named = [*sorted(self.gives), "free_energy"]
         self.implemented_properties = named + [name + STD for name in named if len(self.members) > 1]
         self._warned = False
+        self._inputs: dict[str, Tensor] = {}
         self._along: set[str] = set()
 
     def calculate(
@@ -95,6 +96,7 @@ class EquiformerCalculator(Calculator):
         if atoms is None:
             raise ValueError("atoms is missing: there is nothing to calculate")
         self._warn_of_what_is_ignored(atoms)
+        self._inputs = self._inputs_of(atoms)  # ASE's copy of the atoms shares the arrays in their info
         wanted = {name.removesuffix(STD) for name in properties}
         wanted |= self._along
         self._along |= wanted & DERIVATIVES
@@ -116,12 +118,15 @@ class EquiformerCalculator(Calculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last call, for ASE, which does not look at what only our models take."""
         self._warn_of_what_is_ignored(atoms)
-        changed, before = super().check_state(atoms, tol), self.atoms
-        if before is None:
+        changed, before = super().check_state(atoms, tol), self._inputs
+        if self.atoms is None:
             return changed
-        inputs = {name: each for member in self.members for name, each in member.inputs.items()}
-        old, new = read_inputs(before, inputs), read_inputs(atoms, inputs)
-        return changed + [name for name in sorted(inputs) if not torch.equal(old[name], new[name])]
+        now = self._inputs_of(atoms)
+        return changed + [name for name in sorted(now) if not torch.equal(before[name], now[name])]
+
+    def _inputs_of(self, atoms: Atoms) -> dict[str, Tensor]:
+        """What any of the members takes."""
+        return read_inputs(atoms, {name: each for member in self.members for name, each in member.inputs.items()})
 
     def get_hessian(self, atoms: Atoms) -> np.ndarray:
         """Second derivatives of the energy (atoms, 3, atoms, 3) in eV/Å², exact, as ``ase.vibrations.VibrationsData``

@@ -162,7 +162,7 @@ def train(
 
     Raises:
         CheckpointError: `resume` is of another model, or of another number of processes.
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: the loss is no longer finite, or the weights, of which no checkpoint is then kept.
     """
     step, seconds_before = (0, 0.0) if resume is None else (resume["step"], resume["seconds"])
     processes = accelerator.num_processes
@@ -194,6 +194,9 @@ def train(
     wrapped.train()
 
     def save() -> None:
+        # A loss can be the last finite one: what can be gone on with is not written over.
+        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+            raise FloatingPointError(f"weights became infinite or NaN by step {step}: try a smaller learning rate")
         if accelerator.is_main_process:
             content = {
                 "step": step,

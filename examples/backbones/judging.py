@@ -12,9 +12,9 @@ from equiformer_pytorch.training.checkpoint import CheckpointError
 from examples.backbones.chains import Chains, load_chains
 from examples.backbones.making import generate, load_network
 from examples.backbones.measures.report import SAMPLES, report
-from examples.backbones.requests import RequestError
+from examples.backbones.requests import RequestError, new_folder
 from examples.backbones.sampling import Plan, Task
-from examples.backbones.settings import ReportSettings
+from examples.backbones.settings import SHORTEST, ReportSettings
 from examples.backbones.structures import StructureError, read_chain
 from examples.backbones.trials import PIECE, Trials, trials
 
@@ -27,14 +27,12 @@ def judge(settings: ReportSettings) -> None:
     Raises:
         RequestError, StructureError, CheckpointError, OSError: for what the user can mend.
     """
-    out = Path(settings.out)
-    if out.exists():
-        raise RequestError(f"{out} exists already: choose another --out")
-    chains = load_chains().compact()
-    if settings.samples:
-        backbones, unguided, asked = given(Path(settings.samples)), [], {}
-    else:
-        backbones, unguided, asked = sampled(settings, chains)
+    with new_folder(settings.out) as out:
+        chains = load_chains().compact()
+        if settings.samples:
+            backbones, unguided, asked = given(Path(settings.samples)), [], {}
+        else:
+            backbones, unguided, asked = sampled(settings, chains)
     table = report(backbones, chains, out, unguided=unguided, asked=asked)
     print(json.dumps(table[SAMPLES], indent=1))
     print(f"{len(backbones)} backbones judged: {out / 'report.md'}")
@@ -45,7 +43,11 @@ def given(folder: Path) -> list[Tensor]:
     paths = [path for path in sorted(folder.glob("*.pdb")) if not path.stem.endswith("-trajectory")]
     if not paths:
         raise RequestError(f"{folder} has no PDB files")
-    return [read_chain(path).coords for path in paths]
+    found = [read_chain(path).coords for path in paths]
+    for path, coords in zip(paths, found, strict=True):
+        if len(coords) < SHORTEST:
+            raise RequestError(f"{path} has {len(coords)} residues, {SHORTEST} are the least")
+    return found
 
 
 def sampled(settings: ReportSettings, chains: Chains) -> tuple[list[Tensor], list[Tensor], Trials]:

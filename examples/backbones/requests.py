@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from examples.backbones.geometry import Frames, frames_of
 from examples.backbones.network import OPEN, STRUCTURES
 from examples.backbones.process import HIGHEST
 from examples.backbones.sampling import Task
-from examples.backbones.settings import SampleSettings
+from examples.backbones.settings import SHORTEST, SampleSettings
 from examples.backbones.structures import read_chain
 
 LETTERS = {"H": "H", "E": "E", "C": "-", ".": None}
@@ -48,8 +49,11 @@ def tasks_of(settings: SampleSettings) -> list[Task]:
     seeds = range(settings.seed, settings.seed + settings.count)
     if settings.vary:
         frames = frames_of(read_chain(Path(settings.vary), settings.chain or None).coords)
+        _check_length(f"--vary {settings.vary}", len(frames.origin))
         return [Task(len(frames.origin), seed, frames=frames, start=min(settings.noise, HIGHEST)) for seed in seeds]
     structure = structure_tokens(settings.structure)
+    if structure is not None:
+        _check_length(f"--structure {settings.structure}", len(structure))
     lengths = settings.lengths if structure is None else (len(structure),)
     tasks = []
     for length in lengths:
@@ -58,6 +62,31 @@ def tasks_of(settings: SampleSettings) -> list[Task]:
             known, frames = scaffold(read_motif(settings, length), length)
         tasks += [Task(length, seed, known=known, frames=frames, structure=structure) for seed in seeds]
     return tasks
+
+
+def _check_length(what: str, length: int) -> None:
+    if length < SHORTEST:
+        raise RequestError(f"{what} is of {length} residues, {SHORTEST} are the least")
+
+
+@contextmanager
+def new_folder(name: str) -> Iterator[Path]:
+    """Made before the work, which may take an hour, rather than after it, where nothing can be written; not left behind
+    empty where the work fails.
+
+    Raises:
+        RequestError, OSError: it is there already, or cannot be made.
+    """
+    folder = Path(name)
+    if folder.exists():
+        raise RequestError(f"{folder} exists already: choose another --out")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def structure_tokens(letters: str) -> Tensor | None:

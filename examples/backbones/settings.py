@@ -8,7 +8,8 @@ from equiformer_pytorch.training.options import at_least, count, flag, option, s
 from examples.denoising.settings import DownloadOptions
 
 counted = count  # of classes that have a field of that name
-of_residues = at_least(int, 2)
+SHORTEST = 3  # residues of a backbone that can be drawn and has a TM score
+of_residues = at_least(int, SHORTEST)
 
 
 @dataclass(frozen=True)

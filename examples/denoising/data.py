@@ -193,10 +193,20 @@ def draw_crop(
 
 
 def some_chains(proteins: list[SCNProtein], count: int) -> list[Backbone]:
-    """Up to `count` chains, spread evenly over the list, of at most `MAX_RESIDUES` residues."""
+    """Up to `count` chains, spread evenly over the list, of at most `MAX_RESIDUES` residues.
+
+    Those without a point of the backbone are left out: nothing can be said of how much noise is left on them.
+
+    Raises:
+        DataError: there is no other.
+    """
     count = min(count, len(proteins))
     chosen = [proteins[i * len(proteins) // count] for i in range(count)]
-    return [read_backbone(protein).residues(0, MAX_RESIDUES) for protein in chosen]
+    chains = [read_backbone(protein).residues(0, MAX_RESIDUES) for protein in chosen]
+    found = [chain for chain in chains if chain.mask.any()]
+    if not found:
+        raise DataError(f"none of {', '.join(chain.name for chain in chains)} has an atom {', '.join(ATOMS)}")
+    return found
 
 
 def fixed_noise(chain: Backbone, noise: float) -> Tensor:

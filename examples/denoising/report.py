@@ -85,6 +85,8 @@ def _draw_chain(axes: Axes, chain: Backbone, points: np.ndarray, colour: str | N
     there = chain.mask.numpy()
     bonded = there[1:] & there[:-1] & (chain.positions.diff().numpy() == 1)
     segments = np.stack([points[:-1], points[1:]], 1)[bonded]
+    if not len(segments):
+        return  # of CA alone, say
     depth = segments[:, :, 2].mean(1)
     order = depth.argsort()
     width = 1.0 + 2.0 * (depth - depth.min()) / max(np.ptp(depth), 1e-6)
@@ -97,7 +99,8 @@ def _draw_chain(axes: Axes, chain: Backbone, points: np.ndarray, colour: str | N
 def plot_backbones(chain: Backbone, panels: dict[str, Tensor], path: Path) -> None:
     """Panels side by side, seen from where the true chain, grey behind each, is widest."""
     true = chain.coords.numpy()
-    _, _, view = np.linalg.svd(true[chain.mask.numpy()], full_matrices=False)
+    points = true[chain.mask.numpy()]
+    _, _, view = np.linalg.svd(points, full_matrices=len(points) < 3)  # three axes, also of two points
     turned = {title: coords.numpy() @ view.T for title, coords in panels.items()}
     limit = 1.05 * np.max([np.abs(points[chain.mask.numpy()]).max(0) for points in turned.values()], axis=0)
     figure = Figure(figsize=(4 * len(panels), 0.6 + 4 * limit[1] / limit[0]), layout="constrained")
@@ -147,10 +150,11 @@ def write_report(
     (folder / "evaluation.txt").write_text(text.lstrip())
 
     example = test[0]
+    file_name = example.name.replace("/", "-")
     panels = {}
     for name, coords in stages.items():
         first = coords[0]
-        (folder / f"{example.name}-{name}.pdb").write_text(pdb_text(example, first, f"{example.name} {name}"))
+        (folder / f"{file_name}-{name}.pdb").write_text(pdb_text(example, first, f"{example.name} {name}"))
         distance = evaluate.rmsd(first[example.mask], example.coords[example.mask])
         panels[f"{example.name}, {name}" + ("" if name == "true" else f": {distance:.2f} Å RMSD")] = first
     plot_backbones(example, panels, folder / "backbone.png")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from equiformer_pytorch.training.options import TrainingOptions, count, optimizer, option, positive, share, whole
+from equiformer_pytorch.training.options import (
+    TrainingOptions,
+    at_least,
+    count,
+    optimizer,
+    option,
+    positive,
+    share,
+    whole,
+)
 from examples.qm9.properties import PROPERTIES
 
 
@@ -17,7 +26,9 @@ class Settings(TrainingOptions):
         None, "folder with the CSV files of qm9pack; by default those of the installed package", str, metavar="FOLDER"
     )
     kept: str = option("runs/data/qm9.pt", "where what was read of the installed files is kept", str, metavar="FILE")
-    train: int = option(1000, "molecules to train on, up to 110000; validation and test molecules stay the same", count)
+    train: int = option(  # of one alone nothing is left to learn beside the fit of its atoms
+        1000, "molecules to train on, up to 110000; validation and test molecules stay the same", at_least(int, 2)
+    )
     split_seed: int = option(0, "of the order of the molecules, which decides who is trained on", whole)
     most_valid: int = option(1000, "validate on so many molecules, up to 10000", count)
     most_test: int = option(2000, "test on so many molecules, up to 10831", count)

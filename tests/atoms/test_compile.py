@@ -73,7 +73,7 @@ def test_compiled_layers(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ("gradient", "escn_md"))
+@pytest.mark.parametrize("kind", ["gradient", "escn_md"])
 def test_a_whole_published_model_is_one_graph(kind: str) -> None:
     """For all sizes, with forces by gradient in it, and training on these."""
     model, batch = build(kind, **SMALL[kind]), batch_of([*structures(), *structures()[:1]])

@@ -71,6 +71,7 @@ def test_variations(file: Path) -> None:
     [
         ({"residues": ("1-3",)}, "--residues and --at say what of a --motif"),
         ({"structure": "HHX"}, "the letters X"),
+        ({"structure": "HH"}, "--structure HH is of 2 residues, 3 are the least"),
         ({"motif": "FILE", "residues": ("1-99",), "lengths": (40,)}, "within the 30 residues"),
         ({"motif": "FILE", "residues": ("9-3",), "lengths": (40,)}, "FIRST-LAST"),
         ({"motif": "FILE", "residues": ("ten",), "lengths": (40,)}, "FIRST-LAST"),

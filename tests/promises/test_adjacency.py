@@ -198,6 +198,23 @@ def test_dtypes_and_shapes(dtype, batched):
         assert x.equal(expected[degree])
 
 
+@pytest.mark.parametrize("filler", [-1.0, 7.0, float("nan")])
+@pytest.mark.parametrize(
+    "real", [[[1] * 5 + [0] * 2, [1] * 6 + [0]], [[1] * 5 + [0] * 2, [0] * 7], [[1] * 5 + [0] * 2] * 2]
+)
+def test_entries_of_masked_points_may_hold_anything(filler, real):
+    model = build(**SPARSE)
+    sample = example(model)
+    mask = torch.tensor(real).bool()
+    matrix = path_graph(7).float()
+    expected = Example(sample.inputs, sample.coors, {"adj_mat": matrix, "mask": mask}).all_degrees(model)
+    filled = torch.where(mask[:, :, None] & mask[:, None], matrix, filler)
+    for degree, x in Example(sample.inputs, sample.coors, {"adj_mat": filled, "mask": mask}).all_degrees(model).items():
+        assert x.equal(expected[degree])
+    with pytest.raises(ValueError, match="adj_mat must hold booleans"):
+        model(sample.inputs, sample.coors, mask, adj_mat=filled.index_fill(1, torch.tensor([0]), 2.0))
+
+
 @pytest.mark.parametrize("options", [{}, {"num_adj_degrees_embed": 2}])
 def test_an_ignored_matrix_is_an_error(options):
     model = build(**options)

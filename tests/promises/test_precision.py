@@ -121,9 +121,12 @@ def test_default_dtype_at_construction(default):
     assert model(torch.randint(0, 5, (2, 4)), torch.randn(2, 4, 3)).type0.dtype == default
 
 
-def test_default_dtype_does_not_change_results():
-    model = build(torch.float32)
+@pytest.mark.parametrize("options", [{}, {"num_adj_degrees_embed": 3, "adj_dim": 2}, {"num_linear_attn_heads": 1}])
+def test_default_dtype_does_not_change_results(options):
+    model = build(torch.float32, **options)
     sample = example(model).to(torch.float32)
+    if "adj_dim" in options:
+        sample.extra["adj_mat"] = torch.ones(7, 7).tril(1).triu(-1).bool()
     plain = sample.all_degrees(model)
     with torch_default_dtype(torch.float64):
         for degree, x in sample.all_degrees(model).items():

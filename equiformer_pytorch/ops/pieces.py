@@ -17,9 +17,9 @@ from equiformer_pytorch.graph.edges import EdgeGraph
 # Numbers that one tensor may hold before its rows are taken in pieces whose work is done again in the backward pass:
 # 256 MiB in float32.
 LARGEST = 2**26
-# The same of pieces that are kept, on a CPU: 16 MiB in float32. Tensors of 32 MiB and more are fresh pages every time,
-# which cost more than the arithmetic on them, and a layer makes some that are twice as wide.
-REUSED = 2**22
+# The same on a CPU of pieces where nothing is recorded, 32 MiB in float32; larger tensors are fresh pages every time,
+# which cost more than the arithmetic on them. Half of it where pieces are kept, since then some are twice as wide.
+REUSED = 2**23
 
 
 def over_receivers(
@@ -28,23 +28,28 @@ def over_receivers(
     width: int,
     points: int,
     of_receivers: Sequence[Tensor | None] = (),
+    *,
+    weights: int | None = None,
 ) -> tuple[Float[Tensor, "receivers ..."], ...]:
     """``function(graph, *of_receivers)``, in pieces of the receivers where edge tensors would be large.
 
     Where tensors of `width` numbers per edge (or slot of the table) would exceed `LARGEST`, the activations of a piece
-    are computed again in the backward pass; on a CPU there are pieces from `REUSED` on. The result is the same. The
-    transforms of ``torch.func`` do not allow that, and an exported program does not know its sizes: there all are taken
-    at once.
+    are computed again in the backward pass; on a CPU, where `weights` are told and few, there are pieces long before
+    that. The result is the same. The transforms of ``torch.func`` do not allow that, and an exported program does not
+    know its sizes: there all are taken at once.
 
     Args:
         function: of the graph of some receivers' edges and what belongs to these receivers; its results begin with the
             receivers.
         points: how many there are, since each piece gives a gradient of all.
         of_receivers: tensors that have a row for each receiver.
+        weights: entries of the weights of edges that the function has, since each piece gives gradients of all.
     """
     edges = graph.senders.shape[0] if graph.table is None else graph.table.rows * graph.table.columns
-    # So many edges that the gradient of all points costs little beside them.
-    most, again = (edges, False) if _at_once() else _piece(graph.scalars, edges, width, 2 * points)
+    # So many edges that the gradients of all points and weights cost little beside them.
+    least = 2 * (points + (weights or 0) // max(width, 1))
+    kept = weights is not None
+    most, again = (edges, False) if _at_once() else _piece(graph.scalars, edges, width, least, kept)
     if most >= edges:
         return function(graph, *of_receivers)
     pieces = [piece for _, piece in graph.pieces(most)]
@@ -59,7 +64,7 @@ def over_points(
     function: Callable[[Tensor], Tensor], x: Float[Tensor, "points *rest"], width: int
 ) -> Float[Tensor, "points *out"]:
     """``function(features of points)``, which acts on each point alone, in pieces like :func:`over_receivers`."""
-    most, again = (x.shape[0], False) if _at_once() else _piece(x, x.shape[0], width, 1)
+    most, again = (x.shape[0], False) if _at_once() else _piece(x, x.shape[0], width, 1, False)
     if most >= x.shape[0]:
         return function(x)
     return torch.cat([_remembered(function, part) if again else function(part) for part in x.split(most)])
@@ -69,15 +74,20 @@ def _at_once() -> bool:
     return exporting() or torch._C._are_functorch_transforms_active()
 
 
-def _piece(x: Tensor, count: int, width: int, least: int) -> tuple[int, bool]:
-    """How many of `count` edges or points go into a piece, at least `least` if something is recorded, and whether the
-    work is done again in the backward pass."""
+def _piece(x: Tensor, count: int, width: int, least: int, kept: bool) -> tuple[int, bool]:
+    """How many of `count` edges or points go into a piece, at least `least` if something is recorded, and whether its
+    work is done again in the backward pass; with `kept` there may be pieces also where it is not."""
     most = max(LARGEST // width, 1)
     reused = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    small = max(min(REUSED, LARGEST) // width, 1) if reused else most
+    small = max(REUSED // width, 1) if reused else most
     if not torch.is_grad_enabled():
-        return small, False
-    return min(max(small, least), most), count > most
+        return min(small, most), False
+    if count > most:
+        return min(max(small, least), most), True
+    if not (kept and reused):
+        return count, False
+    pieces = min(-(-count // max(REUSED // 2 // width, 1)), count // max(least, 1))
+    return -(-count // max(pieces, 1)), False
 
 
 def _remembered(function: Callable[..., Any], *given: Any) -> Any:

@@ -100,6 +100,8 @@ def test_merged_experts_are_one_graph() -> None:
     """What dynamics of a fixed composition runs."""
     (structure, *_) = structures()
     batch = batch_of([structure])
-    merged: Any = build("experts", **SMALL["experts"]).merged(**structure)
-    found = torch.compile(merged, fullgraph=True, backend="aot_eager")(**batch)
+    model: Any = build("experts", **SMALL["experts"])
+    merged = model.merged(**structure)
+    compiled: Any = torch.compile(merged, fullgraph=True, backend="aot_eager")
+    found = compiled(**batch)
     assert all(relative(found[name], value) < 1e-10 for name, value in merged(**batch).items())

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from equiformer_pytorch.graph.edges import EdgeGraph
+from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.ops import pieces
 from equiformer_pytorch.ops.pieces import over_points, over_receivers
 from equiformer_pytorch.ops.rotate import gather_rotate
@@ -138,20 +139,21 @@ def test_over_receivers(monkeypatch: pytest.MonkeyPatch, name: str, largest: int
 
 
 def test_sizes_of_pieces(monkeypatch: pytest.MonkeyPatch):
-    """Each gives a gradient of all points: two edges for each, unless that is too many; without gradients fewer do."""
+    """Each gives gradients of all points and weights: twice as many numbers of edges, unless that is too many; without
+    gradients fewer do."""
     graph, seen, again = edge_graph([1] * 60), [], []
 
     def function(graph: EdgeGraph) -> tuple[Tensor]:
         seen.append(graph.count)
         return (graph.sum_receivers(graph.scalars),)
 
-    def sizes(largest: int, reused: int, points: int) -> list[int]:
+    def sizes(largest: int, reused: int, points: int, weights: int | None = 0) -> list[int]:
         seen.clear()
         again.clear()
         monkeypatch.setattr(pieces, "LARGEST", largest)
         monkeypatch.setattr(pieces, "REUSED", reused)
         monkeypatch.setattr(pieces, "checkpoint", lambda function, *given, **_: again.append(1) or function(*given))
-        over_receivers(function, graph, 10, points)
+        over_receivers(function, graph, 10, points, weights=weights)
         return list(seen)
 
     assert sizes(590, 50, 10) == [20, 20, 20]
@@ -159,9 +161,14 @@ def test_sizes_of_pieces(monkeypatch: pytest.MonkeyPatch):
     assert sizes(200, 50, 60) == [20, 20, 20]
     assert again == [1] * 3
     # What is not too large is kept, in pieces all the same.
-    assert sizes(600, 600, 10) == [60]
+    assert sizes(600, 1200, 10) == [60]
+    assert sizes(600, 1180, 10) == [30, 30]
     assert sizes(600, 50, 10) == [20, 20, 20]
+    assert sizes(600, 50, 0, 100) == [20, 20, 20]
+    assert sizes(600, 50, 0, 150) == [30, 30]
+    assert sizes(600, 50, 0, 160) == [60]
     assert sizes(600, 50, 60) == [60]
+    assert sizes(600, 50, 10, None) == [60]
     assert not again
     with torch.no_grad():
         assert sizes(600, 50, 10) == [5] * 12
@@ -176,6 +183,8 @@ def test_pieces_that_are_kept(monkeypatch: pytest.MonkeyPatch):
     whole = everything(model, sample)
     monkeypatch.setattr(pieces, "REUSED", 1)
     monkeypatch.setattr(pieces, "checkpoint", None)
+    for conv in (module for module in model.modules() if isinstance(module, Conv)):
+        conv.entries = 0  # as in a model that is small beside its structure
     taken: list[int] = []
     original = EdgeGraph.pieces
     monkeypatch.setattr(EdgeGraph, "pieces", lambda self, most: taken.append(most) or original(self, most))

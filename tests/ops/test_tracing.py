@@ -119,7 +119,7 @@ class InPieces(Operation):
     """Of receivers and of points: all at once in a program whose sizes are not known."""
 
     def forward(self, graph: EdgeGraph, x: Tensor) -> Tensor:
-        def summed(rows: slice, piece: EdgeGraph) -> tuple[Tensor]:
+        def summed(piece: EdgeGraph) -> tuple[Tensor]:
             return (piece.sum_receivers(x.index_select(0, piece.senders).sin()),)
 
         (received,) = over_receivers(summed, graph, 18, x.shape[0])

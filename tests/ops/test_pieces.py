@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
+from torch.nn import Module
 
 from equiformer_pytorch.graph.edges import EdgeGraph
 from equiformer_pytorch.layers.conv import Conv
@@ -55,8 +56,9 @@ def test_in_pieces(monkeypatch, name, largest):
             assert relative(x, whole[f"degree {degree}"]) < 1e-11
 
 
-def test_second_order_in_pieces(monkeypatch):
-    model = build(depth=1)
+@pytest.mark.parametrize("kept", [False, True])
+def test_second_order_in_pieces(monkeypatch, kept):
+    model = build(depth=2)
     sample = example(model, points=5)
 
     def second() -> torch.Tensor:
@@ -66,8 +68,19 @@ def test_second_order_in_pieces(monkeypatch):
         return torch.autograd.grad(force.square().sum(), coors)[0]
 
     whole = second()
-    monkeypatch.setattr(pieces, "LARGEST", 1)
+    if kept:
+        in_kept_pieces(monkeypatch, model)
+    else:
+        monkeypatch.setattr(pieces, "LARGEST", 1)
     assert relative(second(), whole) < 1e-9
+
+
+def in_kept_pieces(monkeypatch: pytest.MonkeyPatch, model: Module) -> None:
+    """As a model that is small beside its structure."""
+    monkeypatch.setattr(pieces, "REUSED", 1)
+    monkeypatch.setattr(pieces, "checkpoint", None)
+    for conv in (module for module in model.modules() if isinstance(module, Conv)):
+        conv.entries = 0
 
 
 def test_torch_func_in_pieces(monkeypatch):
@@ -176,15 +189,14 @@ def test_sizes_of_pieces(monkeypatch: pytest.MonkeyPatch):
     assert not again
 
 
-def test_pieces_that_are_kept(monkeypatch: pytest.MonkeyPatch):
+# With three neighbours the gradients of all points are as much work as the edges.
+@pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"neighbours"}))
+def test_pieces_that_are_kept(monkeypatch: pytest.MonkeyPatch, name: str):
     """Values and derivatives of a whole model are the same, and nothing is computed again."""
-    model = build(depth=1)
+    model = build(**OPTIONS[name])
     sample = example(model, points=9)
     whole = everything(model, sample)
-    monkeypatch.setattr(pieces, "REUSED", 1)
-    monkeypatch.setattr(pieces, "checkpoint", None)
-    for conv in (module for module in model.modules() if isinstance(module, Conv)):
-        conv.entries = 0  # as in a model that is small beside its structure
+    in_kept_pieces(monkeypatch, model)
     taken: list[int] = []
     original = EdgeGraph.pieces
     monkeypatch.setattr(EdgeGraph, "pieces", lambda self, most: taken.append(most) or original(self, most))

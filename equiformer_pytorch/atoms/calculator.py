@@ -122,7 +122,8 @@ class EquiformerCalculator(Calculator):
         if self.atoms is None:
             return changed
         now = self._inputs_of(atoms)
-        return changed + [name for name in sorted(now) if not torch.equal(before[name], now[name])]
+        same = {name for name, value in now.items() if name in before and torch.equal(before[name], value)}
+        return changed + sorted(now.keys() - same)
 
     def _inputs_of(self, atoms: Atoms) -> dict[str, Tensor]:
         """What any of the members takes."""

@@ -62,9 +62,9 @@ def export_potential(potential: Potential, *, forces: bool = True, stress: bool 
 
     It looks at no values: elements that the potential does not know, edges that do not exist or the stress of a
     structure without volume give wrong numbers or none. Nor does it count: the caller leaves out what is beyond the
-    potential's `max_neighbors` (as its `strict_neighbors` says) or its `use_pbc`, as
-    :func:`~equiformer_pytorch.atoms.radius_graph` does. Edges beyond the cutoff weigh nothing, but in EquiformerV2,
-    which has no envelope.
+    potential's `max_neighbors` (as its `strict_neighbors` says), as :func:`~equiformer_pytorch.atoms.radius_graph`
+    does, and edges to images where it does not see them (`use_pbc`). Edges beyond the cutoff weigh nothing, but in
+    models without an envelope (EquiformerV2, `use_envelope=False`).
 
     Args:
         potential: of any kind, which stays as it is. The program computes on its device, in the dtype of its weights.

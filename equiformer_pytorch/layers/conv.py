@@ -58,7 +58,6 @@ class Conv(nn.Module):
             radial_dim=radial_dim,
             reflection_equivariant=reflection_equivariant,
         )
-        self.entries = sum(parameter.numel() for parameter in self.so2.parameters())
 
     def forward(
         self,

@@ -76,7 +76,8 @@ class NeighbourEmbedding(TakesMatrices):
             weights = mean_weights(graph)
             return (torch.bmm(weights.to(message.dtype).mT, graph.spread(message.flatten(1))).squeeze(1),)
 
-        (received,) = over_receivers(mean, graph, self.conv.width, x.shape[0], [receiver], weights=self.conv.entries)
+        entries = sum(matrix.numel() for matrix in for_edges)
+        (received,) = over_receivers(mean, graph, self.conv.width, x.shape[0], [receiver], weights=entries)
         if isinstance(self.out, JointProduct):
             return own + self.out(received, for_out)[0]
         return own + ungrouped(self.out(self.out.split(received), for_out)[0].groups)

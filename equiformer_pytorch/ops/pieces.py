@@ -43,15 +43,18 @@ def over_receivers(
             receivers.
         points: how many there are, since each piece gives a gradient of all.
         of_receivers: tensors that have a row for each receiver.
-        weights: entries of the weights of edges that the function has, since each piece gives gradients of all.
+        weights: how many entries the matrices have that the function multiplies by, since each piece gives gradients
+            of all; None: nothing is cut before `LARGEST`.
     """
     edges = graph.senders.shape[0] if graph.table is None else graph.table.rows * graph.table.columns
     # So many edges that the gradients of all points and weights cost little beside them.
-    least = 2 * (points + (weights or 0) // max(width, 1))
+    least = 2 * points + (weights or 0) // max(width, 1)
     kept = weights is not None
     most, again = (edges, False) if _at_once() else _piece(graph.scalars, edges, width, least, kept)
     if most >= edges:
         return function(graph, *of_receivers)
+    if kept and not again and graph.table is not None:  # whole receivers, or a few would be left over
+        most = -(-most // graph.table.columns) * graph.table.columns
     pieces = [piece for _, piece in graph.pieces(most)]
     counts = [piece.count for piece in pieces]
     parts = [(None,) * len(pieces) if x is None else x.split(counts) for x in of_receivers]

@@ -13,10 +13,10 @@ from ase.io import iread
 from ase.neighborlist import neighbor_list
 
 
-def nearest(receivers, distances, most, strict):
+def nearest(receivers, senders, offsets, distances, most, strict):
     """Which edges come from the `most` nearest neighbours of each atom; unless it is strict also from those that are
-    hardly farther than the first one beyond."""
-    order = np.lexsort((distances, receivers))
+    hardly farther than the first one beyond. Of equally near ones, to 1e-9 Å, the first senders and cells."""
+    order = np.lexsort((*offsets.T[::-1], senders, distances.round(9), receivers))
     ends, square = receivers[order], distances[order] ** 2
     rank = np.arange(len(order)) - np.searchsorted(ends, ends)
     if strict:
@@ -32,7 +32,7 @@ def structure(atoms, known):
     seen.pbc = seen.pbc & known["use_pbc"]
     receivers, senders, offsets, distances = neighbor_list("ijSd", seen, known["cutoff"])
     if known["max_neighbors"] is not None:
-        kept = nearest(receivers, distances, known["max_neighbors"], known["strict_neighbors"])
+        kept = nearest(receivers, senders, offsets, distances, known["max_neighbors"], known["strict_neighbors"])
         receivers, senders, offsets = receivers[kept], senders[kept], offsets[kept]
     found = {
         "atomic_numbers": atoms.numbers.astype(np.int64),
@@ -52,6 +52,8 @@ def main():
     parser.add_argument("structures", help="any file that ASE reads")
     args = parser.parse_args()
     known = json.loads(args.program.with_suffix(".json").read_text())
+    if "use_pbc" not in known:
+        raise SystemExit(f"{args.program} is of 1.3, which does not say which neighbours it sees: write it again")
     if known["compiled"]:
         program = torch._inductor.aoti_load_package(str(args.program))
     else:

@@ -183,6 +183,27 @@ def test_the_example_gives_what_the_potential_sees(limits: dict[str, Any]) -> No
     assert relative(found["forces"], exact["forces"]) < 1e-10
 
 
+@pytest.mark.parametrize("most", [3, 6, 13])
+def test_the_example_in_a_perfect_crystal(most: int) -> None:
+    """Where neighbours are equally near: the same ones."""
+    pytest.importorskip("ase")
+    from ase.build import bulk
+
+    from equiformer_pytorch.atoms import radius_graph
+
+    run = pytest.importorskip("examples.exported.run")
+    atoms = bulk("Al", cubic=True)
+    known = {"cutoff": 4.5, "max_neighbors": most, "strict_neighbors": True, "use_pbc": True, "device": "cpu"}
+    given = run.structure(atoms, known)
+    edges, offsets = radius_graph(given["pos"], 4.5, cell=given["cell"], max_neighbors=most)
+    found, wanted = (
+        set(map(tuple, torch.cat((pairs, cells.T)).T.long().tolist()))
+        for pairs, cells in ((given["edge_index"], given["cell_offsets"]), (edges, offsets))
+    )
+    assert found == wanted
+    assert len(found) == 4 * most
+
+
 @pytest.mark.slow
 def test_the_example(tmp_path: Path) -> None:
     """Written by one program, run by one that knows nothing of this package."""

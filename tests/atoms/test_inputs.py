@@ -132,6 +132,18 @@ def test_calculator_sees_what_is_changed_in_place() -> None:
         assert found == pytest.approx(other.get_potential_energy(), rel=1e-12)
 
 
+def test_calculator_goes_on_after_a_call_that_failed() -> None:
+    atoms = atoms_with(charge="one", field=np.zeros(3))
+    atoms.calc = EquiformerCalculator(model())
+    with pytest.raises((TypeError, ValueError), match="charge"):
+        atoms.get_potential_energy()
+    atoms.info["charge"] = 1
+    found = atoms.get_potential_energy()
+    other = atoms.copy()
+    other.calc = EquiformerCalculator(model())
+    assert found == pytest.approx(other.get_potential_energy(), rel=1e-12)
+
+
 def test_read_for_batches() -> None:
     """One number of a structure, one of each atom, defaults where nothing is said: as collate_structures takes them."""
     found = read_inputs(atoms_with(charge=-1, field=0.5), INPUTS)

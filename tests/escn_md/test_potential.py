@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.export import Dim, export
@@ -78,6 +79,20 @@ def test_spin_is_by_default_as_of_the_dataset() -> None:
         mixed = model([atoms, charged, atoms], dataset=["omol", "omol", "omat"])["energy"]
         given = {"charge": torch.tensor([0, 1, 0]), "spin": torch.tensor([1, 1, 0])}
         assert torch.equal(model([atoms] * 3, dataset=["omol", "omol", "omat"], **given)["energy"], mixed)
+
+
+def test_what_atoms_say_is_a_number() -> None:
+    """Of any kind; other things are errors that name it."""
+    model, atoms = build("escn_md"), water()
+    atoms.info["charge"] = 1
+    wanted = model(atoms)["energy"]
+    for same in (1.0, np.int64(1), np.array([1]), torch.tensor(1)):
+        atoms.info["charge"] = same
+        assert torch.equal(model([atoms])["energy"], wanted)
+    for other in ("x", [1, 2], {}):
+        atoms.info["charge"] = other
+        with pytest.raises(ValueError, match="charge must be a number"):
+            model(atoms)
 
 
 def test_one_dataset_alone_is_what_structures_are_of() -> None:

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
-from torch.nn import Module
 
 from equiformer_pytorch.graph.edges import EdgeGraph
-from equiformer_pytorch.layers.conv import Conv
 from equiformer_pytorch.ops import pieces
 from equiformer_pytorch.ops.pieces import over_points, over_receivers
 from equiformer_pytorch.ops.rotate import gather_rotate
@@ -68,19 +66,28 @@ def test_second_order_in_pieces(monkeypatch, kept):
         return torch.autograd.grad(force.square().sum(), coors)[0]
 
     whole = second()
-    if kept:
-        in_kept_pieces(monkeypatch, model)
-    else:
+    cuts = in_kept_pieces(monkeypatch) if kept else [(2, True)]
+    if not kept:
         monkeypatch.setattr(pieces, "LARGEST", 1)
     assert relative(second(), whole) < 1e-9
+    assert all(count > 1 and recorded for count, recorded in cuts)
+    assert cuts
 
 
-def in_kept_pieces(monkeypatch: pytest.MonkeyPatch, model: Module) -> None:
-    """As a model that is small beside its structure."""
-    monkeypatch.setattr(pieces, "REUSED", 1)
+def in_kept_pieces(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """As if no layer had weights or points to speak of; of each cut how many pieces, and whether it was recorded."""
+    found = []
+    original = EdgeGraph.pieces
+
+    def seen(graph: EdgeGraph, most: int) -> list[tuple[slice, EdgeGraph]]:
+        cut = original(graph, most)
+        found.append((len(cut), torch.is_grad_enabled()))
+        return cut
+
+    monkeypatch.setattr(pieces, "_piece", lambda *_: (7, False))
     monkeypatch.setattr(pieces, "checkpoint", None)
-    for conv in (module for module in model.modules() if isinstance(module, Conv)):
-        conv.entries = 0
+    monkeypatch.setattr(EdgeGraph, "pieces", seen)
+    return found
 
 
 def test_torch_func_in_pieces(monkeypatch):
@@ -152,8 +159,8 @@ def test_over_receivers(monkeypatch: pytest.MonkeyPatch, name: str, largest: int
 
 
 def test_sizes_of_pieces(monkeypatch: pytest.MonkeyPatch):
-    """Each gives gradients of all points and weights: twice as many numbers of edges, unless that is too many; without
-    gradients fewer do."""
+    """Each gives gradients of all points and weights: it has two edges for each point, and as many numbers as weights
+    have, unless that is too many; without gradients fewer do."""
     graph, seen, again = edge_graph([1] * 60), [], []
 
     def function(graph: EdgeGraph) -> tuple[Tensor]:
@@ -177,9 +184,9 @@ def test_sizes_of_pieces(monkeypatch: pytest.MonkeyPatch):
     assert sizes(600, 1200, 10) == [60]
     assert sizes(600, 1180, 10) == [30, 30]
     assert sizes(600, 50, 10) == [20, 20, 20]
-    assert sizes(600, 50, 0, 100) == [20, 20, 20]
-    assert sizes(600, 50, 0, 150) == [30, 30]
-    assert sizes(600, 50, 0, 160) == [60]
+    assert sizes(600, 50, 0, 200) == [20, 20, 20]
+    assert sizes(600, 50, 0, 300) == [30, 30]
+    assert sizes(600, 50, 0, 310) == [60]
     assert sizes(600, 50, 60) == [60]
     assert sizes(600, 50, 10, None) == [60]
     assert not again
@@ -189,20 +196,34 @@ def test_sizes_of_pieces(monkeypatch: pytest.MonkeyPatch):
     assert not again
 
 
-# With three neighbours the gradients of all points are as much work as the edges.
-@pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"neighbours"}))
+@pytest.mark.parametrize("receivers", [50, 64, 100])
+def test_kept_pieces_are_of_whole_receivers(monkeypatch: pytest.MonkeyPatch, receivers: int):
+    """So that none of one receiver is left over, which would give all the gradients for nothing."""
+    graph, seen = edge_graph([16] * receivers, table=True), []
+
+    def function(graph: EdgeGraph) -> tuple[Tensor]:
+        seen.append(graph.count)
+        return (graph.sum_receivers(graph.scalars),)
+
+    monkeypatch.setattr(pieces, "REUSED", 2 * 10 * 16 * receivers // 3)
+    over_receivers(function, graph, 10, 0, weights=0)
+    assert len(seen) <= 4
+    assert min(seen) > max(seen) // 2
+
+
+@pytest.mark.parametrize("name", OPTIONS)
 def test_pieces_that_are_kept(monkeypatch: pytest.MonkeyPatch, name: str):
     """Values and derivatives of a whole model are the same, and nothing is computed again."""
     model = build(**OPTIONS[name])
     sample = example(model, points=9)
     whole = everything(model, sample)
-    in_kept_pieces(monkeypatch, model)
-    taken: list[int] = []
-    original = EdgeGraph.pieces
-    monkeypatch.setattr(EdgeGraph, "pieces", lambda self, most: taken.append(most) or original(self, most))
+    cuts = in_kept_pieces(monkeypatch)
     for key, x in everything(model, sample).items():
         assert relative(x, whole[key]) < 1e-9, key
-    assert taken
+    recorded = [count for count, recorded in cuts if recorded]
+    # The blocks that are run again for their gradients, too: each is cut once without and once with.
+    assert len(recorded) > len(model.layers.blocks)
+    assert min(recorded) > 1
 
 
 def test_what_belongs_to_points_is_only_kept_once(monkeypatch: pytest.MonkeyPatch):

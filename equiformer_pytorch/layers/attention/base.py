@@ -194,9 +194,8 @@ class Attention(TakesMatrices):
             found = shares.detach() * slots.envelope.detach()
             return out, F.pad(found, (0, 0, 0, columns - found.shape[1]))
 
-        out, *weights = over_receivers(
-            received, graph, self.conv.width, x.shape[0], of_points[1:], weights=self.conv.entries
-        )
+        entries = sum(matrix.numel() for matrix in (*for_edges, *for_heads, *for_logits))
+        out, *weights = over_receivers(received, graph, self.conv.width, x.shape[0], of_points[1:], weights=entries)
         if self.linear_attn is not None:
             attended = self.linear_attn(normed[:, : self.scalars], graph) @ self.linear_attn_to_out
             out = out + F.pad(attended, (0, out.shape[-1] - attended.shape[-1]))

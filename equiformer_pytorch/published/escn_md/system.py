@@ -108,8 +108,13 @@ def dataset_index(
 
 def _said(name: str, infos: Sequence[Mapping[str, Any]], default: Tensor) -> Tensor:
     """What each of the structures says, the default for those that do not."""
-    said = (info.get(name) for info in infos)
-    values = [other if value is None else value for value, other in zip(said, default.tolist(), strict=True)]
+    values = []
+    for info, other in zip(infos, default.tolist(), strict=True):
+        value = info.get(name)
+        try:
+            values.append(float(other if value is None else torch.as_tensor(value, device="cpu").reshape(())))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{name} must be a number in atoms.info, got {value!r}") from error
     return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 

@@ -50,7 +50,7 @@ def over_receivers(
     # So many edges that the gradients of all points and weights cost little beside them.
     least = 2 * points + (weights or 0) // max(width, 1)
     kept = weights is not None
-    most, again = (edges, False) if _at_once() else _piece(graph.scalars, edges, width, least, kept)
+    most, again = _piece(graph.scalars, edges, width, least, kept)
     if most >= edges:
         return function(graph, *of_receivers)
     if kept and not again and graph.table is not None:  # whole receivers, or a few would be left over
@@ -67,19 +67,17 @@ def over_points(
     function: Callable[[Tensor], Tensor], x: Float[Tensor, "points *rest"], width: int
 ) -> Float[Tensor, "points *out"]:
     """``function(features of points)``, which acts on each point alone, in pieces like :func:`over_receivers`."""
-    most, again = (x.shape[0], False) if _at_once() else _piece(x, x.shape[0], width, 1, False)
+    most, again = _piece(x, x.shape[0], width, 1, False)
     if most >= x.shape[0]:
         return function(x)
     return torch.cat([_remembered(function, part) if again else function(part) for part in x.split(most)])
 
 
-def _at_once() -> bool:
-    return exporting() or torch._C._are_functorch_transforms_active()
-
-
 def _piece(x: Tensor, count: int, width: int, least: int, kept: bool) -> tuple[int, bool]:
     """How many of `count` edges or points go into a piece, at least `least` if something is recorded, and whether its
     work is done again in the backward pass; with `kept` there may be pieces also where it is not."""
+    if exporting() or torch._C._are_functorch_transforms_active():
+        return count, False
     most = max(LARGEST // width, 1)
     reused = x.device.type == "cpu" and not torch.compiler.is_compiling()
     small = max(REUSED // width, 1) if reused else most
